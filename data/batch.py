@@ -1,0 +1,187 @@
+"""The batch contracts: what every model reads and every pipeline builds.
+
+Each class is a frozen dataclass registered as a pytree, so it passes through `jax.jit` as it is. Every array field
+declares its dimensions by letter and its dtype kind; `validate` holds a batch against them on the host, before anything
+is dispatched. Letters: B batch, L tokens, P predictions, S examples of a row, E entities, M words of a mention,
+J predicted entities, G row groups, U distinct words of a group, C characters, K labels.
+
+A dimension letter has one size throughout a batch. Fields whose first letter is B are rows: micro-batches and devices
+split them; anything else (the word tables of `Chars`) belongs to the whole batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+Array = Any  # np.ndarray on the host, jax.Array or a tracer inside a step
+
+_KINDS = {"int": (np.integer,), "float": (np.floating,)}
+
+
+def dims(letters: str, kind: str = "int", optional: bool = False) -> Any:
+  """A dataclass field that holds an array of the dimensions `letters` (space separated; digits are literal sizes)."""
+  metadata = {"dims": tuple(letters.split()), "kind": kind}
+  if optional:
+    return dataclasses.field(default=None, metadata=metadata)
+  return dataclasses.field(metadata=metadata)
+
+
+def batch_type(cls):
+  """Class decorator: a frozen dataclass whose fields are all pytree children."""
+  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@batch_type
+class Tokens:
+  """Rows of tokens; a row may hold several packed examples."""
+
+  ids: Array = dims("B L")  # originals: nothing is masked here
+  types: Array = dims("B L")
+  segments: Array = dims("B L")  # 0 = padding, 1.. = the packed example a token belongs to
+  positions: Array = dims("B L")  # restart at 0 in every packed example
+
+
+@batch_type
+class Pair:
+  """One sentence-pair decision (NSP, SOP) for each packed example."""
+
+  cls: Array = dims("B S")  # column of the example's [CLS]
+  labels: Array = dims("B S")
+  weights: Array = dims("B S", "float")  # 0 = no such example
+
+
+@batch_type
+class Masked:
+  """Tokens with positions to predict. Slots of weight 0 are padding and are dropped, never written to position 0."""
+
+  tokens: Tokens
+  positions: Array = dims("B P")  # columns
+  inputs: Array = dims("B P")  # what stands there instead of the original
+  labels: Array = dims("B P")
+  weights: Array = dims("B P", "float")
+  edges: Array | None = dims("B P 2", optional=True)  # columns of the span's left and right neighbour
+  offsets: Array | None = dims("B P", optional=True)  # index inside the span, from 0
+  pair: Pair | None = None
+
+
+@batch_type
+class Entities:
+  """Entity mentions of a row."""
+
+  ids: Array = dims("B E")
+  positions: Array = dims("B E M")  # columns of the mention's pieces, -1 = padding
+  segments: Array = dims("B E")  # 0 = padding, else the packed example
+
+
+@batch_type
+class MaskedEntities:
+  """`Masked` words and masked entities of the same rows."""
+
+  words: Masked
+  entities: Entities  # ids as the model sees them: masked ones already replaced
+  positions: Array = dims("B J")  # entity slots to predict
+  labels: Array = dims("B J")
+  weights: Array = dims("B J", "float")
+
+
+@batch_type
+class Chars:
+  """Streams of words spelled in characters, in both directions; direction 1 is a stream already reversed in time."""
+
+  words: Array = dims("G U C")  # distinct words of a group of B/G neighbouring rows
+  index: Array = dims("B 2 L")  # row of `words` of the row's group
+  targets: Array = dims("B 2 L")
+  weights: Array = dims("B 2 L", "float")
+
+
+@batch_type
+class Labelled:
+  """A fine-tuning batch: whole sequences, marked tokens or spans with labels."""
+
+  tokens: Tokens
+  labels: Array = dims("B K")
+  weights: Array = dims("B K", "float")  # 0 = padding
+  cls: Array | None = dims("B K", optional=True)  # columns the labels stand on, where they stand on tokens
+  entities: Entities | None = None
+
+
+class BatchError(ValueError):
+  """A batch field that is missing or has another shape or dtype than its contract."""
+
+
+def validate(batch: Any, path: str = "") -> dict[str, int]:
+  """Holds every field of `batch` against its declared dimensions.
+
+  Returns:
+    The size of each dimension letter.
+  Raises:
+    BatchError: naming the field, what it is and what it must be.
+  """
+  sizes: dict[str, int] = {}
+  _validate(batch, path or type(batch).__name__, sizes)
+  return sizes
+
+
+def _validate(batch: Any, path: str, sizes: dict[str, int]) -> None:
+  for field in dataclasses.fields(batch):
+    value, name = getattr(batch, field.name), f"{path}.{field.name}"
+    optional = field.default is None
+    if value is None:
+      if not optional:
+        raise BatchError(f"batch field {name} is missing: got None, want {_wanted(field, sizes)}")
+    elif dataclasses.is_dataclass(value):
+      _validate(value, name, sizes)
+    elif "dims" in field.metadata:
+      _check_array(value, field, name, sizes)
+    else:
+      raise BatchError(f"batch field {name}: got {type(value).__name__}, want {field.type}")
+
+
+def _check_array(value: Any, field: dataclasses.Field, name: str, sizes: dict[str, int]) -> None:
+  shape, letters = getattr(value, "shape", None), field.metadata["dims"]
+  want = _wanted(field, sizes)
+  if shape is None:
+    raise BatchError(f"batch field {name}: got {type(value).__name__}, want {want}")
+  got = f"got shape {tuple(shape)} {value.dtype}"
+  if len(shape) != len(letters) or not issubclass(np.dtype(value.dtype).type, _KINDS[field.metadata["kind"]]):
+    raise BatchError(f"batch field {name}: {got}, want {want}")
+  for letter, size in zip(letters, shape):
+    expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, int(size))
+    if size != expected:
+      raise BatchError(f"batch field {name}: {got}, want {want}")
+
+
+def _wanted(field: dataclasses.Field, sizes: dict[str, int]) -> str:
+  if "dims" not in field.metadata:
+    return str(field.type)
+  letters = (f"{d}={sizes[d]}" if d in sizes else d for d in field.metadata["dims"])
+  return f"[{', '.join(letters)}] {field.metadata['kind']}"
+
+
+def is_row_field(batch: Any) -> Any:
+  """A tree like `batch` with True where the leading dimension is B (rows, split over micro-batches and devices)."""
+  values = {}
+  for field in dataclasses.fields(batch):
+    value = getattr(batch, field.name)
+    if value is None:
+      values[field.name] = None
+    elif dataclasses.is_dataclass(value):
+      values[field.name] = is_row_field(value)
+    else:
+      values[field.name] = field.metadata["dims"][0] == "B"
+  return type(batch)(**values)
+
+
+def batch_size(batch: Any) -> int:
+  """Rows of a batch."""
+  rows, leaves = jax.tree.leaves(is_row_field(batch)), jax.tree.leaves(batch)
+  return next(leaf.shape[0] for leaf, row in zip(leaves, rows) if row)
+
+
+def concatenate_rows(parts: list[Any]) -> Any:
+  """Joins host batches row-wise; every field must be a row field."""
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=0), *parts)
