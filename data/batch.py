@@ -12,6 +12,7 @@ split them; anything else (the word tables of `Chars`) belongs to the whole batc
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -176,10 +177,21 @@ def is_row_field(batch: Any) -> Any:
   return type(batch)(**values)
 
 
+def split_rows(batch: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+  """(row fields as a list, function that puts such a list back beside the fields of the whole batch)."""
+  leaves, tree = jax.tree.flatten(batch)
+  is_row = jax.tree.leaves(is_row_field(batch))
+
+  def rebuild(rows: list[Array]) -> Any:
+    own = iter(rows)
+    return tree.unflatten([next(own) if row else leaf for row, leaf in zip(is_row, leaves)])
+
+  return [leaf for row, leaf in zip(is_row, leaves) if row], rebuild
+
+
 def batch_size(batch: Any) -> int:
   """Rows of a batch."""
-  rows, leaves = jax.tree.leaves(is_row_field(batch)), jax.tree.leaves(batch)
-  return next(leaf.shape[0] for leaf, row in zip(leaves, rows) if row)
+  return split_rows(batch)[0][0].shape[0]
 
 
 def concatenate_rows(parts: list[Any]) -> Any:

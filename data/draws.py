@@ -18,8 +18,8 @@ _HALF_OPEN = 2.0**-53
 
 
 def key(seed: int, *names: str | int) -> int:
-  """The 64-bit key of a stream, from BLAKE2b of the seed and the names with their types."""
-  text = "\x1f".join(f"{type(name).__name__}:{name}" for name in (int(seed), *names))
+  """The 64-bit key of a stream, from BLAKE2b of the seed and the names (text and numbers never collide)."""
+  text = "\x1f".join(f"s:{name}" if isinstance(name, str) else f"i:{int(name)}" for name in (seed, *names))
   return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -57,3 +57,16 @@ def below(keys: np.ndarray | int, counters: np.ndarray | int, bound: np.ndarray 
 def permutation(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
   """A permutation of range(size), int64, by sorting hashed indices (ties by index)."""
   return np.argsort(words(key(seed, name, epoch), np.arange(size)), kind="stable")
+
+
+def heads(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """int64: ones among the first `counts` bits of each stream (fair coins; word n holds bits 64 n and up, low bit first)."""
+  total, left, index = np.zeros(len(counts), np.int64), np.array(counts, np.int64), np.arange(len(counts))
+  number = 0
+  while (index := index[left[index] > 0]).size:
+    taken = np.minimum(left[index], 64)
+    bits = words(keys[index], number) & (np.uint64(2**64 - 1) >> (64 - taken).astype(np.uint64))
+    total[index] += np.bitwise_count(bits)
+    left[index] -= taken
+    number += 1
+  return total

@@ -1,0 +1,1 @@
+"""Everything that knows a parameter's name."""

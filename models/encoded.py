@@ -1,0 +1,17 @@
+"""What an encoder returns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """hidden [B, L, D] of the last layer; pooled [B, S, D] | None; layers | None: [T+1, B, L, D], embeddings first."""
+
+  hidden: jax.Array
+  pooled: jax.Array | None = None
+  layers: jax.Array | None = None

@@ -1,0 +1,61 @@
+"""Output heads that more than one model uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, truncated_normal
+
+
+def gather_columns(x: Array, columns: Array) -> Array:
+  """x [B, L, D] at columns [B, P] -> [B, P, D]."""
+  return jnp.take_along_axis(x, columns[..., None], axis=1)
+
+
+class MaskedTokenHead(nn.Module):
+  """Dense, activation, layer norm, then the tied word table and a bias (BERT's get_masked_lm_output).
+
+  x [..., D], table [V', E] -> float32 logits [..., V']; the V' - V rows that only pad the table get -1e9, so that
+  neither the loss nor sampling ever sees them.
+  """
+
+  hidden: int
+  embedding: int
+  vocab_size: int
+  padded_vocab: int
+  activation: str
+  norm_eps: float
+  init_std: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, table: Array) -> Array:
+    init = truncated_normal(self.init_std)
+    x = ACTIVATIONS[self.activation](Dense((self.hidden,), (self.embedding,), init, self.dtype, name="dense")(x))
+    x = LayerNorm(self.embedding, self.norm_eps, self.dtype, name="norm")(x)
+    bias = self.param("bias", nn.initializers.zeros, (self.padded_vocab,))
+    bias = jnp.where(jnp.arange(self.padded_vocab) < self.vocab_size, bias, -1e9)
+    return jnp.einsum("...D,VD->...V", x, table.astype(self.dtype), preferred_element_type=jnp.float32) + bias
+
+
+class Pooler(nn.Module):
+  """tanh dense layer on the [CLS] state (BERT, ALBERT). hidden [B, L, D], cls [B, S] -> [B, S, D]."""
+
+  hidden: int
+  init_std: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, hidden: Array, cls: Array) -> Array:
+    dense = Dense((self.hidden,), (self.hidden,), truncated_normal(self.init_std), self.dtype, name="dense")
+    return jnp.tanh(dense(gather_columns(hidden, cls)))
+
+
+def replace_columns(ids: Array, columns: Array, values: Array, weights: Array) -> Array:
+  """ids [B, L] with values [B, P] written at columns [B, P]; slots of weight 0 are dropped."""
+  columns = jnp.where(weights > 0, columns, ids.shape[1])
+  return jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(ids, columns, values)

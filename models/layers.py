@@ -1,0 +1,178 @@
+"""Building blocks of the transformer encoders: dense layers, layer norm, dropout, embeddings' tables, self-attention, FFN.
+
+Parameters are float32; matrix products run in the compute dtype, normalisation and softmax in float32.
+Dimension letters: B batch, L tokens, D model, N heads, H head size, F feed-forward, Q/K query and key positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf form
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "relu": jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+  """Sizes and choices that the sublayers of one encoder share."""
+
+  hidden: int
+  heads: int
+  ffn: int
+  dropout: float
+  attention_dropout: float
+  activation: str
+  norm_eps: float
+  init_std: float
+  dtype: Any = jnp.float32
+
+  @property
+  def head_dim(self) -> int:
+    return self.hidden // self.heads
+
+
+def truncated_normal(std: float) -> Callable:
+  """Normal(0, std) cut at two sigma and not rescaled, as TensorFlow's truncated_normal (effective std 0.88 * std)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+  return init
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+  """Inverted dropout; `key` None or rate 0 is the identity. The mask depends on the key and the global shape only."""
+  if key is None or rate == 0.0:
+    return x
+  keep = jax.random.bits(key, x.shape, jnp.uint32) >= jnp.uint32(round(rate * 2**32))
+  return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def split_key(key: Array | None, n: int) -> list[Array | None]:
+  """n independent keys, or n times None."""
+  return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+class Dense(nn.Module):
+  """Affine map between groups of axes: the last len(inputs) axes of x become `outputs`.
+
+  Kernel [*inputs, *outputs], bias [*outputs].
+  """
+
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+  kernel_init: Callable
+  dtype: Any = jnp.float32
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param("kernel", self.kernel_init, (*self.inputs, *self.outputs))
+    n_in, n_out = _product(self.inputs), _product(self.outputs)
+    lead = x.shape[: x.ndim - len(self.inputs)]
+    y = x.reshape(*lead, n_in).astype(self.dtype) @ kernel.reshape(n_in, n_out).astype(self.dtype)
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, self.outputs).reshape(n_out).astype(self.dtype)
+    return y.reshape(*lead, *self.outputs)
+
+
+class LayerNorm(nn.Module):
+  """Layer norm over the last axis with float32 statistics; returns the compute dtype."""
+
+  size: int
+  eps: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param("scale", nn.initializers.ones, (self.size,))
+    bias = self.param("bias", nn.initializers.zeros, (self.size,))
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return (centred * (jax.lax.rsqrt(variance + self.eps) * scale) + bias).astype(self.dtype)
+
+
+class Table(nn.Module):
+  """An embedding table [rows, width] that is looked up and, when tied, multiplied."""
+
+  rows: int
+  width: int
+  init_std: float
+
+  def setup(self):
+    self.embedding = self.param("embedding", truncated_normal(self.init_std), (self.rows, self.width))
+
+  def __call__(self, ids: Array) -> Array:
+    return jnp.take(self.embedding, ids, axis=0)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention with its residual connection and post-layer-norm (Vaswani et al. 2017, section 3.2).
+
+  x [B, L, D], mask bool [B, 1, Q, K] (True = may attend) -> [B, L, D].
+  """
+
+  config: LayerConfig
+
+  @nn.compact
+  def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
+    c = self.config
+    project = {
+      name: Dense((c.hidden,), (c.heads, c.head_dim), truncated_normal(c.init_std), c.dtype, name=name)
+      for name in ("query", "key", "value")
+    }
+    probability_key, output_key = split_key(key, 2)
+    context = dot_product_attention(
+      project["query"](x), project["key"](x), project["value"](x), mask, c.attention_dropout, probability_key
+    )
+    output = Dense((c.heads, c.head_dim), (c.hidden,), truncated_normal(c.init_std), c.dtype, name="output")(context)
+    return LayerNorm(c.hidden, c.norm_eps, c.dtype, name="norm")(x + dropout(output, c.dropout, output_key))
+
+
+def dot_product_attention(
+  query: Array, key: Array, value: Array, mask: Array, dropout_rate: float, dropout_key: Array | None
+) -> Array:
+  """softmax(q k / sqrt(H)) v with dropout on the probabilities. [B, Q, N, H], [B, K, N, H], mask [B, 1, Q, K]."""
+  query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+  scores = jnp.einsum("BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32)
+  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+  probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum("BNQK,BKNH->BQNH", dropout(probabilities, dropout_rate, dropout_key), value)
+
+
+def attention_mask(segments: Array) -> Array:
+  """bool [B, 1, L, L]: tokens see their own segment only. Padding sees padding, so no row of it is empty."""
+  return (segments[:, None, :, None] == segments[:, None, None, :])
+
+
+class FeedForward(nn.Module):
+  """Position-wise feed-forward with its residual connection and post-layer-norm. [B, L, D] -> [B, L, D]."""
+
+  config: LayerConfig
+
+  @nn.compact
+  def __call__(self, x: Array, key: Array | None) -> Array:
+    c = self.config
+    init = truncated_normal(c.init_std)
+    inner = ACTIVATIONS[c.activation](Dense((c.hidden,), (c.ffn,), init, c.dtype, name="up")(x))
+    output = Dense((c.ffn,), (c.hidden,), init, c.dtype, name="down")(inner)
+    return LayerNorm(c.hidden, c.norm_eps, c.dtype, name="norm")(x + dropout(output, c.dropout, key))
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+  product = 1
+  for size in sizes:
+    product *= size
+  return product

@@ -1,0 +1,64 @@
+"""Masked-token objectives: predict the tokens at chosen positions, optionally with a sentence-pair decision.
+
+BERT (Devlin et al. 2019, section 3.1): sum of the mean cross entropy over predicted tokens and the mean over pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from data.batch import Masked
+from models.bert import Bert
+from models.heads import replace_columns
+from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
+from objectives.losses import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedObjective:
+  """Masked tokens (term `mlm`) and, if `pair` names a decision (`nsp`), the pair term of that name."""
+
+  model: Bert
+  pair: str | None
+  separable: bool = True
+
+  @property
+  def weights(self) -> dict[str, float]:
+    return {"mlm": 1.0, **({self.pair: 1.0} if self.pair else {})}
+
+  def init(self, key: Array, batch: Masked) -> dict:
+    return self.model.init(key, batch.tokens, method="everything")["params"]
+
+  def carry(self, batch: Masked) -> None:
+    return None
+
+  def axes(self) -> tuple:
+    return self.model.axes()
+
+  def counts(self, batch: Masked) -> Terms:
+    pair = {self.pair: jnp.sum(batch.pair.weights)} if self.pair else {}
+    return {"mlm": jnp.sum(batch.weights), **pair}
+
+  def sums(self, params: dict, carry: None, batch: Masked, draws: Draws, train: bool) -> tuple[Terms, dict, None]:
+    variables = {"params": params}
+    ids = replace_columns(batch.tokens.ids, batch.positions, batch.inputs, batch.weights)
+    encoded = self.model.apply(variables, ids, batch.tokens, draws.dropout() if train else None)
+    logits = self.model.apply(variables, encoded.hidden, batch.positions, method="token_logits")
+    losses = cross_entropy(logits, batch.labels)
+    sums = {"mlm": jnp.sum(losses * batch.weights)}
+    statistics = {"mlm": tally(jnp.argmax(logits, -1) == batch.labels, batch.weights)}
+    if self.pair:
+      pair = batch.pair
+      logits = self.model.apply(variables, encoded.hidden, pair.cls, method="pair_logits")
+      sums[self.pair] = jnp.sum(cross_entropy(logits, pair.labels) * pair.weights)
+      statistics[self.pair] = tally(jnp.argmax(logits, -1) == pair.labels, pair.weights)
+    return sums, statistics, None
+
+  def report(self, sums: dict, counts: dict, statistics: dict[str, Any]) -> dict[str, float]:
+    figures = mean_losses(sums, counts, self.weights)
+    figures["mlm_perplexity"] = math.exp(min(figures["mlm_loss"], 700.0))
+    return figures | {f"{term}_accuracy": rate(statistic) for term, statistic in statistics.items()}

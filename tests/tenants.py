@@ -1,0 +1,302 @@
+"""Small real objectives, one of each shape that the contracts must carry, on two layers and random arrays.
+
+masked: packed rows with a pair term. replaced: two networks with sampling in between. recurrent: carried state in both
+directions. entities: words and entities in one encoder, each with a masked term.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.batch import Chars, Entities, Masked, MaskedEntities, Pair, Tokens
+from models.bert import Bert, BertConfig
+from models.heads import gather_columns, replace_columns
+from models.layers import Dense, LayerConfig, LayerNorm, Table, attention_mask, split_key, truncated_normal
+from models.stack import STACK_AXES, Sharing, Stack
+from objectives.base import mean_losses, rate, tally
+from objectives.losses import binary_cross_entropy, cross_entropy
+from objectives.masked import MaskedObjective
+
+VOCAB, WIDTH, LENGTH, ROWS, PREDICTIONS = 96, 32, 24, 16, 6
+LAYER = LayerConfig(WIDTH, 4, 64, 0.0, 0.0, "gelu", 1e-12, 0.1)
+BERT = BertConfig(VOCAB, WIDTH, 2, 4, 64, LENGTH, 2, 0.0, 0.0, "gelu", 1e-12, 0.1, True, "none", 1)
+
+
+class Encoder(nn.Module):
+  """Embedded tokens through a stack."""
+
+  layer: LayerConfig = LAYER
+  layers: int = 2
+
+  def setup(self):
+    self.stack = Stack(self.layer, self.layers, Sharing(self.layers, self.layers), name="layers")
+
+  def __call__(self, x, segments, key):
+    return self.stack(x, attention_mask(segments), key)[0]
+
+
+def _stack_rules(*prefixes):
+  return tuple((f"^{prefix}/{pattern}", names) for prefix in prefixes for pattern, names in STACK_AXES)
+
+
+class ReplacedModel(nn.Module):
+  """Generator and discriminator on one word table (ELECTRA's shape)."""
+
+  def setup(self):
+    self.word = Table(128, WIDTH, 0.1)
+    self.position = Table(LENGTH, WIDTH, 0.1)
+    self.generator, self.discriminator = Encoder(), Encoder()
+    self.detect = Dense((WIDTH,), (1,), truncated_normal(0.1))
+
+  def embed(self, ids, tokens):
+    return self.word(ids) + self.position(tokens.positions)
+
+  def generate(self, ids, tokens, columns, key):
+    hidden = self.generator(self.embed(ids, tokens), tokens.segments, key)
+    logits = jnp.einsum("BPD,VD->BPV", gather_columns(hidden, columns), self.word.embedding)
+    return jnp.where(jnp.arange(128) < VOCAB, logits, -1e9)
+
+  def discriminate(self, ids, tokens, key):
+    return self.detect(self.discriminator(self.embed(ids, tokens), tokens.segments, key))[..., 0]
+
+  def everything(self, tokens):
+    self.generate(tokens.ids, tokens, tokens.ids[:, :1] * 0, None)
+    self.discriminate(tokens.ids, tokens, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replaced:
+  """Terms mlm (generator) and rtd (discriminator, weight 50); samples come from one key per global row."""
+
+  model: ReplacedModel = ReplacedModel()
+  separable: bool = True
+  weights = {"mlm": 1.0, "rtd": 50.0}
+
+  def init(self, key, batch):
+    return self.model.init(key, batch.tokens, method="everything")["params"]
+
+  def carry(self, batch):
+    return None
+
+  def axes(self):
+    tables = (("^word/embedding$", ("vocab", "embed")), ("^position/embedding$", (None, "embed")))
+    head = (("^detect/kernel$", ("embed", None)), ("^detect/bias$", (None,)))
+    return (*tables, *head, *_stack_rules("generator", "discriminator"))
+
+  def counts(self, batch):
+    return {"mlm": jnp.sum(batch.weights), "rtd": jnp.sum(batch.tokens.segments > 0).astype(jnp.float32)}
+
+  def sums(self, params, carry, batch, draws, train):
+    keys = split_key(draws.dropout() if train else None, 2)
+    variables, tokens = {"params": params}, batch.tokens
+    masked = replace_columns(tokens.ids, batch.positions, batch.inputs, batch.weights)
+    logits = self.model.apply(variables, masked, tokens, batch.positions, keys[0], method="generate")
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(draws.per_row("sample"))
+    samples = jax.lax.stop_gradient(jnp.argmax(logits + noise, -1))
+    corrupted = replace_columns(tokens.ids, batch.positions, samples, batch.weights)
+    scores = self.model.apply(variables, corrupted, tokens, keys[1], method="discriminate")
+    replaced, valid = corrupted != tokens.ids, (tokens.segments > 0).astype(jnp.float32)
+    sums = {
+      "mlm": jnp.sum(cross_entropy(logits, batch.labels) * batch.weights),
+      "rtd": jnp.sum(binary_cross_entropy(scores, replaced) * valid),
+    }
+    return sums, {"rtd": tally((scores > 0) == replaced, valid)}, None
+
+  def report(self, sums, counts, statistics):
+    return mean_losses(sums, counts, self.weights) | {"rtd_accuracy": rate(statistics["rtd"])}
+
+
+class RecurrentModel(nn.Module):
+  """Characters to words, then one gated recurrence per direction that starts from a carried state (ELMo's shape)."""
+
+  def setup(self):
+    init = truncated_normal(0.3)
+    self.char = Table(32, WIDTH, 0.3)
+    self.recur = self.param("recur", init, (2, 2 * WIDTH, 2 * WIDTH))
+    self.output = Dense((WIDTH,), (128,), init)
+
+  def __call__(self, words, index, state):
+    """words [G, U, C], index [B, 2, L], state [B, 2, D] -> logits [B, 2, L, V'], state."""
+    vectors = jnp.max(self.char(words), axis=2)
+    groups = vectors.shape[0]
+    grouped = index.reshape(groups, -1, *index.shape[1:])
+    x = jax.vmap(lambda table, rows: table[rows])(vectors, grouped).reshape(*index.shape, WIDTH)
+
+    def cell(h, x):
+      gate, new = jnp.split(jnp.einsum("BRD,RDE->BRE", jnp.concatenate([x, h], -1), self.recur), 2, axis=-1)
+      gate = jax.nn.sigmoid(gate)
+      h = gate * h + (1 - gate) * jnp.tanh(new)
+      return h, h
+
+    state, hidden = jax.lax.scan(cell, state, jnp.moveaxis(x, 2, 0))
+    return self.output(jnp.moveaxis(hidden, 0, 2)), state
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+  """Terms forward and backward; the state of both directions goes on into the next batch."""
+
+  model: RecurrentModel = RecurrentModel()
+  separable: bool = True
+  weights = {"forward": 0.5, "backward": 0.5}
+
+  def init(self, key, batch):
+    return self.model.init(key, batch.words, batch.index, self.carry(batch))["params"]
+
+  def carry(self, batch):
+    return jnp.zeros((batch.index.shape[0], 2, WIDTH))
+
+  def axes(self):
+    return (
+      ("^char/embedding$", (None, "embed")),
+      ("^recur$", (None, "embed", None)),
+      ("^output/kernel$", ("embed", "vocab")),
+      ("^output/bias$", ("vocab",)),
+    )
+
+  def counts(self, batch):
+    return {"forward": jnp.sum(batch.weights[:, 0]), "backward": jnp.sum(batch.weights[:, 1])}
+
+  def sums(self, params, carry, batch, draws, train):
+    logits, state = self.model.apply({"params": params}, batch.words, batch.index, carry)
+    losses = cross_entropy(logits, batch.targets) * batch.weights
+    hits = tally(jnp.argmax(logits, -1) == batch.targets, batch.weights)
+    sums = {"forward": jnp.sum(losses[:, 0]), "backward": jnp.sum(losses[:, 1])}
+    return sums, {"tokens": hits}, jax.lax.stop_gradient(self.next_carry(state))
+
+  def next_carry(self, state):
+    """The state [B, 2, D] that the next batch starts from."""
+    return state
+
+  def report(self, sums, counts, statistics):
+    return mean_losses(sums, counts, self.weights) | {"accuracy": rate(statistics["tokens"])}
+
+
+class EntityModel(nn.Module):
+  """Words and entities as one sequence (LUKE's shape); an entity's position is the mean of its mention's pieces."""
+
+  def setup(self):
+    self.word, self.position = Table(128, WIDTH, 0.1), Table(LENGTH, WIDTH, 0.1)
+    self.entity, self.norm = Table(128, WIDTH, 0.1), LayerNorm(WIDTH, 1e-12)
+    self.encoder = Encoder()
+
+  def __call__(self, ids, tokens, entities, key):
+    words = self.word(ids) + self.position(tokens.positions)
+    inside = (entities.positions >= 0)[..., None]
+    positions = jnp.sum(self.position(jnp.maximum(entities.positions, 0)) * inside, 2) / jnp.maximum(jnp.sum(inside, 2), 1)
+    x = self.norm(jnp.concatenate([words, self.entity(entities.ids) + positions], axis=1))
+    hidden = self.encoder(x, jnp.concatenate([tokens.segments, entities.segments], axis=1), key)
+    return hidden[:, : ids.shape[1]], hidden[:, ids.shape[1] :]
+
+  def logits(self, hidden, columns, table):
+    table = {"word": self.word, "entity": self.entity}[table].embedding
+    scores = jnp.einsum("BPD,VD->BPV", gather_columns(hidden, columns), table)
+    return jnp.where(jnp.arange(128) < VOCAB, scores, -1e9)
+
+
+@dataclasses.dataclass(frozen=True)
+class EntityPrediction:
+  """Terms mlm (words) and mem (masked entities)."""
+
+  model: EntityModel = EntityModel()
+  separable: bool = True
+  weights = {"mlm": 1.0, "mem": 1.0}
+
+  def init(self, key, batch):
+    return self.model.init(key, batch.words.tokens.ids, batch.words.tokens, batch.entities, None)["params"]
+
+  def carry(self, batch):
+    return None
+
+  def axes(self):
+    return (
+      ("^word/embedding$", ("vocab", "embed")),
+      ("^position/embedding$", (None, "embed")),
+      ("^entity/embedding$", ("entities", "embed")),
+      ("^norm/(scale|bias)$", ("embed",)),
+      *_stack_rules("encoder"),
+    )
+
+  def counts(self, batch):
+    return {"mlm": jnp.sum(batch.words.weights), "mem": jnp.sum(batch.weights)}
+
+  def sums(self, params, carry, batch, draws, train):
+    variables, words = {"params": params}, batch.words
+    ids = replace_columns(words.tokens.ids, words.positions, words.inputs, words.weights)
+    key = draws.dropout() if train else None
+    hidden, mentions = self.model.apply(variables, ids, words.tokens, batch.entities, key)
+    logits = {
+      "mlm": self.model.apply(variables, hidden, words.positions, "word", method="logits"),
+      "mem": self.model.apply(variables, mentions, batch.positions, "entity", method="logits"),
+    }
+    sums = {
+      "mlm": jnp.sum(cross_entropy(logits["mlm"], words.labels) * words.weights),
+      "mem": jnp.sum(cross_entropy(logits["mem"], batch.labels) * batch.weights),
+    }
+    return sums, {"mem": tally(jnp.argmax(logits["mem"], -1) == batch.labels, batch.weights)}, None
+
+  def report(self, sums, counts, statistics):
+    return mean_losses(sums, counts, self.weights) | {"mem_accuracy": rate(statistics["mem"])}
+
+
+# --- random batches -------------------------------------------------------------------------------------------------
+
+
+def _ints(rng, low, high, shape):
+  return rng.integers(low, high, shape).astype(np.int32)
+
+
+def _packed_tokens(rng):
+  """Rows of two packed examples and padding at the end."""
+  ids = _ints(rng, 0, VOCAB, (ROWS, LENGTH))
+  first, end = _ints(rng, 6, 11, (ROWS, 1)), _ints(rng, 15, LENGTH + 1, (ROWS, 1))
+  columns = np.arange(LENGTH, dtype=np.int32)[None]
+  segments = np.where(columns < first, 1, np.where(columns < end, 2, 0)).astype(np.int32)
+  positions = np.where(columns < first, columns, columns - first).astype(np.int32) * (segments > 0)
+  types = (positions > 3).astype(np.int32) * (segments > 0)
+  return Tokens(ids, types, segments, positions.astype(np.int32)), first
+
+
+def masked_batch(seed: int) -> Masked:
+  rng = np.random.default_rng(seed)
+  tokens, first = _packed_tokens(rng)
+  positions = np.argsort(rng.random((ROWS, 15)), axis=1)[:, :PREDICTIONS].astype(np.int32)
+  cls = np.concatenate([np.zeros_like(first), first], axis=1)
+  return Masked(
+    tokens, positions, _ints(rng, 0, VOCAB, positions.shape), np.take_along_axis(tokens.ids, positions, 1),
+    (rng.random(positions.shape) < 0.8).astype(np.float32),
+    pair=Pair(cls, _ints(rng, 0, 2, cls.shape), np.float32(rng.random(cls.shape) < 0.9)),
+  )  # fmt: skip
+
+
+def chars_batch(seed: int, length: int = LENGTH) -> Chars:
+  rng = np.random.default_rng(seed)
+  return Chars(
+    _ints(rng, 0, 32, (4, 40, 5)), _ints(rng, 0, 40, (ROWS, 2, length)), _ints(rng, 0, VOCAB, (ROWS, 2, length)),
+    np.float32(rng.random((ROWS, 2, length)) < 0.9),
+  )  # fmt: skip
+
+
+def entity_batch(seed: int) -> MaskedEntities:
+  rng = np.random.default_rng(seed)
+  words = dataclasses.replace(masked_batch(seed), pair=None)
+  starts = _ints(rng, 0, 12, (ROWS, 4, 1))
+  positions = starts + np.arange(3, dtype=np.int32)
+  positions[rng.random(positions.shape) < 0.3] = -1
+  segments = np.take_along_axis(words.tokens.segments, starts[..., 0], 1)
+  entities = Entities(_ints(rng, 0, VOCAB, (ROWS, 4)), positions, segments)
+  targets = _ints(rng, 0, 4, (ROWS, 2))
+  return MaskedEntities(words, entities, targets, _ints(rng, 0, VOCAB, (ROWS, 2)), np.float32(rng.random((ROWS, 2)) < 0.7))
+
+
+TENANTS = {
+  "masked": (MaskedObjective(Bert(BERT), "nsp"), masked_batch),
+  "replaced": (Replaced(), masked_batch),
+  "recurrent": (Recurrent(), chars_batch),
+  "entities": (EntityPrediction(), entity_batch),
+}
