@@ -121,6 +121,10 @@ class Bert(nn.Module):
     if self.config.pooler:
       self.pair_logits(hidden, tokens.ids[:, :1] * 0)
 
+  def table_sizes(self) -> dict[str, int]:
+    """Real sizes of the axes that are padded."""
+    return {"vocab": self.config.vocab_size}
+
   def axes(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     """Parameter path -> axis names, first match; every leaf has a rule and every rule a leaf."""
     pooler = (
@@ -138,3 +142,27 @@ class Bert(nn.Module):
       (r"^heads/mlm/bias$", ("vocab",)),
       *(pooler if self.config.pooler else ()),
     )
+
+
+def build(model: Any, dtype: Any, pair: bool) -> Bert:
+  """The Bert of a config's `model` group; `pair` keeps the pooler and the next-sentence head."""
+  return Bert(
+    BertConfig(
+      vocab_size=model.vocab_size,
+      hidden=model.hidden,
+      layers=model.layers,
+      heads=model.heads,
+      ffn=model.ffn,
+      max_positions=model.max_positions,
+      types=model.types,
+      dropout=model.dropout,
+      attention_dropout=model.attention_dropout,
+      activation=model.activation,
+      norm_eps=model.norm_eps,
+      init_std=model.init_std,
+      pooler=pair,
+      remat=model.remat,
+      unroll=model.unroll,
+      dtype=dtype,
+    )
+  )

@@ -1,1 +1,37 @@
 """Everything that knows a denominator: losses, metrics, optimisers, one objective per training signal, the one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import models
+from objectives import optimizers
+from objectives.base import Objective
+from objectives.masked import MaskedObjective
+from objectives.optimizers import SCHEDULES, Optimizer
+
+BUILDERS: dict[str, Callable[..., Objective]] = {
+  "masked": lambda model, objective: MaskedObjective(model, None if objective.pair == "none" else objective.pair),
+}
+
+
+def build(config: Any) -> Objective:
+  """The objective of a resolved config, around its model."""
+  return BUILDERS[config.objective.name](models.build(config), config.objective)
+
+
+def build_optimizer(config: Any) -> Optimizer:
+  """The optimiser of a resolved config; its schedule ends at `config.steps`."""
+  o = config.optimizer
+  transforms = {
+    "adamw": lambda: optimizers.adamw(o.b1, o.b2, o.eps, o.weight_decay, o.decay_exclude, o.bias_correction),
+    "sgd": optimizers.sgd,
+  }
+  return Optimizer(transforms[o.name](), SCHEDULES[o.schedule](o.lr, o.warmup_steps, config.steps), o.clip)
+
+
+def loss_scale(config: Any) -> str | float:
+  """`mean`, `sum`, or the factor on the mean that `objective.loss_scale` spells."""
+  text = config.objective.loss_scale
+  return text if text in ("mean", "sum") else float(text)

@@ -1,0 +1,126 @@
+"""From a resolved config to what runs: objective, mesh, and for each stage a jitted step and the state it works on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import objectives
+from data.batch import is_row_field
+from models.sharding import count_parameters, make_mesh, row_sharding
+from objectives.base import Draws, Objective
+from objectives.optimizers import Optimizer
+from objectives.state import State, abstract, enter_stage, init_state, state_shardings
+from objectives.step import StepSettings, make_step
+from trainer.config import Stage, stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a run is made of, fixed by its config and the devices."""
+
+  config: Any
+  objective: Objective
+  optimizer: Optimizer
+  mesh: Mesh
+  stages: tuple[Stage, ...]
+
+  @staticmethod
+  def of(config: Any, devices: list | None = None) -> Setup:
+    """Builds everything from a resolved config; devices default to all."""
+    mesh = make_mesh(config.mesh.data, config.mesh.model, devices)
+    return Setup(config, objectives.build(config), objectives.build_optimizer(config), mesh, stages(config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One stage, compiled on first use."""
+
+  setup: Setup
+  stage: Stage
+  example: Any  # a host batch of the stage's shapes
+
+  @property
+  def settings(self) -> StepSettings:
+    """What the stage fixes of the step. The schedule counts from the last stage that reset the optimiser."""
+    config, upto = self.setup.config, [s for s in self.setup.stages if s.start <= self.stage.start]
+    resets = [s.start for s in upto if s.reset_optimizer]
+    return StepSettings(
+      config.seed, config.micro_batches, objectives.loss_scale(config), self.stage.freeze, resets[-1] if resets else 0
+    )
+
+  @functools.cached_property
+  def shapes(self) -> State:
+    """The state's shapes without shardings."""
+    s = self.setup
+    return jax.eval_shape(
+      lambda: init_state(s.objective, s.optimizer, s.config.seed, self.stage.freeze, self.example)
+    )
+
+  @functools.cached_property
+  def shardings(self) -> State:
+    return state_shardings(self.shapes, self.setup.objective, self.setup.mesh, self.setup.config.mesh.shard_params)
+
+  @functools.cached_property
+  def abstract_state(self) -> State:
+    """Shapes, dtypes and shardings: what a checkpoint is restored into."""
+    return abstract(self.shapes, self.shardings)
+
+  def fresh_state(self) -> State:
+    """Parameters, moments and carry from the seed, born sharded."""
+    s = self.setup
+    init = functools.partial(init_state, s.objective, s.optimizer, s.config.seed, self.stage.freeze)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.example)
+    return jax.jit(lambda: init(zeros), out_shardings=self.shardings)()
+
+  def enter(self, state: State) -> State:
+    """The state at this stage's first step from that at the end of the stage before."""
+    stage, optimizer = self.stage, self.setup.optimizer
+    enter = functools.partial(
+      enter_stage, optimizer=optimizer, freeze=stage.freeze, reset_optimizer=stage.reset_optimizer, copy=dict(stage.copy)
+    )
+    return jax.jit(enter, out_shardings=self.shardings)(state)
+
+  @functools.cached_property
+  def step(self) -> Any:
+    """(state, batch) -> (state, report), jitted; the state's buffers are donated."""
+    s = self.setup
+    function = make_step(s.objective, s.optimizer, self.settings, s.mesh)
+    whole = NamedSharding(s.mesh, P())
+    return jax.jit(function, donate_argnums=0, out_shardings=(self.shardings, whole))
+
+  @functools.cached_property
+  def evaluate(self) -> Any:
+    """(params, carry, batch, number) -> (sums, counts, statistics, carry) of one held-out batch, jitted."""
+    objective, whole = self.setup.objective, NamedSharding(self.setup.mesh, P())
+    root = jax.random.fold_in(jax.random.key(self.setup.config.seed), 2)
+
+    def evaluate(params, carry, batch, number):
+      draws = Draws(root, number, number * 0, jax.numpy.arange(self.stage.batch_size))
+      sums, statistics, carry = objective.sums(params, carry, batch, draws, train=False)
+      return sums, objective.counts(batch), statistics, carry
+
+    return jax.jit(evaluate, out_shardings=(whole, whole, whole, None))
+
+  @functools.cached_property
+  def batch_shardings(self) -> Any:
+    """Rows over `data`; fields of the whole batch over `data` where it divides them."""
+    rows, whole, size = row_sharding(self.setup.mesh), NamedSharding(self.setup.mesh, P()), self.setup.mesh.shape["data"]
+    return jax.tree.map(
+      lambda row, leaf: rows if row or leaf.shape[0] % size == 0 else whole, is_row_field(self.example), self.example
+    )
+
+  def place(self, batch: Any) -> Any:
+    """This process's rows of a host batch as arrays of the whole batch on the mesh."""
+    return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
+
+
+def parameter_counts(setup: Setup, params: Any) -> dict[str, int]:
+  """{path: parameters} with vocabularies at their real size."""
+  return count_parameters(params, setup.objective.axes(), setup.objective.model.table_sizes())
