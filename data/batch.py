@@ -194,6 +194,16 @@ def batch_size(batch: Any) -> int:
   return split_rows(batch)[0][0].shape[0]
 
 
+def count_tokens(batch: Any) -> tuple[int, int]:
+  """(real tokens, token slots) of a host batch: the difference is padding."""
+  if isinstance(batch, Tokens):
+    return int(np.count_nonzero(batch.segments)), batch.segments.size
+  if isinstance(batch, Chars):
+    return int(np.count_nonzero(batch.weights)), batch.weights.size
+  inner = next(getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name in ("tokens", "words"))
+  return count_tokens(inner)
+
+
 def concatenate_rows(parts: list[Any]) -> Any:
   """Joins host batches row-wise; every field must be a row field."""
   return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=0), *parts)

@@ -25,11 +25,18 @@ def key(seed: int, *names: str | int) -> int:
 
 def mix(words: np.ndarray) -> np.ndarray:
   """SplitMix64's finaliser, element by element, on uint64."""
-  words = np.asarray(words, np.uint64)
+  return _mix(np.array(words, np.uint64))
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+  """`mix` in place: an array that nothing else holds."""
   with np.errstate(over="ignore"):
-    words = (words ^ (words >> np.uint64(30))) * _MIX1
-    words = (words ^ (words >> np.uint64(27))) * _MIX2
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= _MIX1
+    words ^= words >> np.uint64(27)
+    words *= _MIX2
+    words ^= words >> np.uint64(31)
+  return words
 
 
 def fold(keys: np.ndarray | int, number: np.ndarray | int) -> np.ndarray:
@@ -41,7 +48,8 @@ def fold(keys: np.ndarray | int, number: np.ndarray | int) -> np.ndarray:
 def words(keys: np.ndarray | int, counters: np.ndarray | int) -> np.ndarray:
   """Word `counters` of each stream: uint64, broadcast over both."""
   with np.errstate(over="ignore"):
-    return mix(np.asarray(keys, np.uint64) + (np.asarray(counters, np.uint64) + np.uint64(1)) * _GOLDEN)
+    counted = (np.asarray(counters, np.uint64) + np.uint64(1)) * _GOLDEN
+    return _mix(np.asarray(np.asarray(keys, np.uint64) + counted))
 
 
 def uniform(keys: np.ndarray | int, counters: np.ndarray | int) -> np.ndarray:

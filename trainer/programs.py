@@ -99,9 +99,9 @@ class Program:
   def evaluate(self) -> Any:
     """(params, carry, batch, number) -> (sums, counts, statistics, carry) of one held-out batch, jitted."""
     objective, whole = self.setup.objective, NamedSharding(self.setup.mesh, P())
-    root = jax.random.fold_in(jax.random.key(self.setup.config.seed), 2)
 
     def evaluate(params, carry, batch, number):
+      root = jax.random.fold_in(jax.random.key(self.setup.config.seed), 2)
       draws = Draws(root, number, number * 0, jax.numpy.arange(self.stage.batch_size))
       sums, statistics, carry = objective.sums(params, carry, batch, draws, train=False)
       return sums, objective.counts(batch), statistics, carry

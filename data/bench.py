@@ -1,0 +1,134 @@
+"""Tokens per second on one core: building example tables, reading rows, masking, and all of it end to end.
+
+    python -m data.bench [--store=DIR] [--format=segment_pairs] [--length=128] [--packed=1] [--batch_size=256]
+
+Without --store it reads a synthetic store that resembles English text. Only real tokens count, never padding. `end_to_end`
+is one epoch from nothing: the table built, its order drawn, every batch assembled, masked and held against its contract.
+The last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from data import draws, masking
+from data.examples import FORMATS, Options, Table, build_table
+from data.loader import Pipeline, Settings
+from data.rows import assemble
+from data.store import Store, open_store
+
+
+@dataclasses.dataclass(frozen=True)
+class _Special:
+  pad: int = 0
+  cls: int = 101
+  sep: int = 102
+  mask: int = 103
+
+
+def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
+  """About `tokens` random tokens: log-normal documents (20 sentences) and sentences (25 tokens), 20 % continuations."""
+  draw = np.random.default_rng(seed)
+  counts = np.clip(draw.lognormal(2.5, 1.0, max(tokens // 450, 3)), 1, 1000).astype(np.int64)
+  sizes = np.clip(draw.lognormal(3.05, 0.6, counts.sum()), 1, 300).astype(np.int64)
+  sentences, documents = (np.concatenate([[0], np.cumsum(x)]) for x in (sizes, counts))
+  word_starts = draw.random(sentences[-1]) >= 0.2
+  word_starts[sentences[:-1]] = True
+  ids = draw.integers(999, vocab_size, sentences[-1]).astype(np.uint16)
+  return Store(ids, word_starts, sentences, documents, f"synthetic-{seed}")
+
+
+def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batches: int, seed: int) -> dict[str, Any]:
+  """Tokens per second by stage; the median over batches, so that a neighbour's burst on the machine does not count."""
+  special = _Special()
+  table, build = _timed(lambda: build_table(store, options, seed, 0))
+  batch_size = min(batch_size, len(table.rows))
+  order = draws.permutation(seed, "order", 0, len(table.rows))  # as in training: rows from all over the store
+  chosen = [np.take(order, np.arange(i * batch_size, (i + 1) * batch_size), mode="wrap") for i in range(batches)]
+  read = [_timed(lambda rows=rows: assemble(table, store, special, rows)) for rows in chosen]
+  counts = [int((rows.tokens.segments > 0).sum()) for rows, _ in read]
+  speeds = {"building": table.card["tokens"] / build, "reading": _median(counts, [seconds for _, seconds in read])}
+  whole = {}
+  for strategy in masking.STRATEGIES:
+    settings = Settings(batch_size, special, vocab_size, _masking(strategy, options.length))
+    times = [_timed(lambda rows=rows, s=settings: _mask(rows, s, seed))[1] for rows, _ in read]
+    speeds[f"masking_{strategy}"] = _median(counts, times)
+    whole[strategy], speeds[f"end_to_end_{strategy}"] = _epoch(table, store, settings, seed, build)
+  return {
+    "tokens_per_second": {name: round(speed) for name, speed in speeds.items()},
+    "epoch_seconds": whole,
+    "card": {name: table.card[name] for name in table.card if name != "options"},
+  }
+
+
+def _masking(strategy: str, length: int) -> masking.Masking:
+  return masking.Masking(strategy, max_predictions=20 if length <= 128 else int(0.15 * length + 0.5))
+
+
+def _mask(rows: Any, settings: Settings, seed: int) -> Any:
+  keys = masking.mask_keys(seed, 0, rows.examples, 0)
+  return masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size)
+
+
+def _epoch(table: Table, store: Any, settings: Settings, seed: int, build: float) -> tuple[float, float]:
+  """Seconds and tokens per second of a whole epoch, the table's building included."""
+  started, tokens = time.perf_counter(), 0
+  pipeline = Pipeline([table], store, settings, seed)
+  for cursor in range(pipeline.epoch_size(0)):
+    tokens += int(np.count_nonzero(pipeline.batch(cursor).tokens.segments))
+  seconds = time.perf_counter() - started + build
+  return round(seconds, 3), tokens / seconds
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+  started = time.perf_counter()
+  result = work()
+  return result, time.perf_counter() - started
+
+
+def _median(counts: list[int], seconds: list[float]) -> float:
+  return float(np.median(np.array(counts) / np.array(seconds)))
+
+
+def main(arguments: list[str]) -> int:
+  parser = argparse.ArgumentParser(prog="python -m data.bench", description=__doc__.split("\n")[0])
+  parser.add_argument("--store", help="a prepared corpus; without it a synthetic one")
+  parser.add_argument("--split", default="train")
+  parser.add_argument("--tokens", type=int, default=8_000_000, help="size of the synthetic store")
+  parser.add_argument("--vocab_size", type=int, default=30522)
+  parser.add_argument("--format", default="segment_pairs", choices=FORMATS)
+  parser.add_argument("--length", type=int, default=128)
+  parser.add_argument("--packed", type=int, default=1)
+  parser.add_argument("--batch_size", type=int, default=256)
+  parser.add_argument("--batches", type=int, default=40, help="batches that the medians are taken over")
+  parser.add_argument("--seed", type=int, default=0)
+  flags = parser.parse_args(arguments)
+  if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere NumPy's element-wise work is on one core as it is
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  try:
+    options = Options(flags.format, flags.length, flags.packed)
+    print("data.bench: reading the store", file=sys.stderr)
+    synthetic = (flags.tokens, flags.vocab_size, flags.seed)
+    store = open_store(flags.store, flags.split) if flags.store else synthetic_store(*synthetic)
+    print(f"data.bench: measuring on {len(store.tokens)} tokens, one core", file=sys.stderr)
+    result = measure(store, options, flags.batch_size, flags.vocab_size, flags.batches, flags.seed)
+  except ValueError as error:
+    print(f"data.bench: {error}", file=sys.stderr)
+    return 2
+  for name, speed in result["tokens_per_second"].items():
+    print(f"{name:>24} {speed / 1e6:8.2f} million tokens/s", file=sys.stderr)
+  print(json.dumps({"command": "data.bench", "flags": vars(flags), "numpy": np.__version__, **result}))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

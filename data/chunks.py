@@ -1,0 +1,189 @@
+"""Work that is done once: chunks of documents, worker processes, and one atomically written file for each chunk.
+
+A chunk's file name carries the digest of everything it follows from, so a file that exists is a chunk that is done,
+whoever wrote it. Chunks follow from the documents alone: the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import wiki
+from data.documents import Document, EncodedDocument, Skipped, encode, sentences
+
+CHUNK_CHARS = 1 << 20
+Job = tuple[Path, tuple]  # the file, and the arguments of the function that writes it
+
+
+def digest(*parts: Any) -> str:
+  """SHA-256 of values as JSON."""
+  return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+  """After this returns the file stands whole, even after a power cut; before, it does not exist."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  with temporary.open("wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def grouped(documents: Iterable[Document], chars: int) -> Iterator[list[Document]]:
+  """Lists of neighbouring documents of about `chars` characters."""
+  group: list[Document] = []
+  size = 0
+  for document in documents:
+    group.append(document)
+    size += len(document.text) if isinstance(document.text, str) else sum(map(len, document.text))
+    if size >= chars or len(group) >= 4096:
+      yield group
+      group, size = [], 0
+  if group:
+    yield group
+
+
+def run(function: Callable, jobs: Iterable[Job], workers: int, done: Callable[[Path], None]) -> None:
+  """Calls `function(path, *arguments)` for each job whose file is missing; `done` after each job, in any order.
+
+  Args:
+    workers: processes; 0 runs everything in this one.
+  """
+  if workers == 0:
+    try:
+      for path, arguments in jobs:
+        if not path.exists():
+          function(path, *arguments)
+        done(path)
+    finally:
+      _stripper().close()
+    return
+  pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+  pending: dict[Future, Path] = {}
+  try:
+    for path, arguments in jobs:
+      if path.exists():
+        done(path)
+        continue
+      pending[pool.submit(function, path, *arguments)] = path
+      if len(pending) > 2 * workers:
+        _finish_some(pending, done)
+    while pending:
+      _finish_some(pending, done)
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _finish_some(pending: dict[Future, Path], done: Callable[[Path], None]) -> None:
+  for future in wait(pending, return_when=FIRST_COMPLETED).done:
+    future.result()
+    done(pending.pop(future))
+
+
+def _start_worker() -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and stops handing out chunks
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
+
+
+# First pass: documents -> documents of sentences, one JSON file a chunk.
+
+
+@functools.cache
+def _stripper() -> wiki.Stripper:
+  return wiki.Stripper()
+
+
+def write_texts(path: Path, documents: list[Document], language: str) -> None:
+  """Writes the documents of a chunk, divided into sentences, and the counts of those left out."""
+  kept, skipped = [], Counter()
+  for document in documents:
+    try:
+      split = sentences(document, language, _stripper())
+      kept.append([split.id, split.title, split.text])
+    except Skipped as reason:
+      skipped[str(reason)] += 1
+  write_atomically(path, json.dumps({"documents": kept, "skipped": skipped}).encode())
+
+
+def read_texts(path: Path) -> tuple[list[Document], Counter]:
+  value = json.loads(path.read_bytes())
+  return [Document(*fields) for fields in value["documents"]], Counter(value["skipped"])
+
+
+# Second pass: documents of sentences -> tokens, one file of arrays a chunk.
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(load: Callable[[str], Any], folder: str) -> Any:
+  return load(folder)
+
+
+def write_tokens(path: Path, texts: Path, load: Callable[[str], Any], folder: str, min_tokens: int) -> None:
+  """Encodes the documents of the chunk `texts` with the tokenizer that `load(folder)` gives."""
+  documents, skipped = read_texts(texts)
+  encoded: list[EncodedDocument] = []
+  for document in documents:
+    try:
+      encoded.append(encode(document, _loaded(load, folder), min_tokens))
+    except Skipped as reason:
+      skipped[str(reason)] += 1
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  with temporary.open("wb") as file:
+    np.savez(file, **_arrays(encoded), names=_as_bytes([[d.id, d.title] for d in encoded]), skipped=_as_bytes(skipped))
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def _arrays(encoded: list[EncodedDocument]) -> dict[str, np.ndarray]:
+  return {
+    "ids": np.concatenate([np.zeros(0, np.int32), *(document.ids for document in encoded)]),
+    "word_starts": np.concatenate([np.zeros(0, bool), *(document.word_starts for document in encoded)]),
+    "sentences": np.concatenate([np.zeros(0, np.int32), *(document.sentences for document in encoded)]),
+    "tokens_of": np.asarray([len(document.ids) for document in encoded], np.int64),
+    "sentences_of": np.asarray([len(document.sentences) for document in encoded], np.int64),
+  }
+
+
+def _as_bytes(value: Any) -> np.ndarray:
+  return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def read_names(path: Path) -> tuple[list[str], Counter]:
+  """Ids of the documents of a chunk of tokens, and the counts of those left out."""
+  with np.load(path) as arrays:
+    names, skipped = json.loads(arrays["names"].tobytes()), json.loads(arrays["skipped"].tobytes())
+  return [identity for identity, _ in names], Counter(skipped)
+
+
+def read_tokens(path: Path) -> Iterator[EncodedDocument]:
+  with np.load(path) as archive:
+    arrays = {name: archive[name] for name in archive.files}
+  names = json.loads(arrays["names"].tobytes())
+  tokens = np.cumsum(arrays["tokens_of"])[:-1]
+  parts = (
+    np.split(arrays["ids"], tokens),
+    np.split(arrays["word_starts"], tokens),
+    np.split(arrays["sentences"], np.cumsum(arrays["sentences_of"])[:-1]),
+  )
+  for (identity, title), ids, starts, lengths in zip(names, *parts):  # noqa: B905  an empty chunk splits into one part
+    yield EncodedDocument(identity, title, ids, starts, lengths)

@@ -1,0 +1,74 @@
+"""Tokenised documents as ArrayRecord, through TFDS and without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data.documents import EncodedDocument
+
+_READ_AT_ONCE = 1024
+
+
+class Corpus(tfds.core.GeneratorBasedBuilder):
+  """Documents in corpus order: id, title, tokens int32 [n], word_starts bool [n], sentences int32 [s] (lengths)."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(self, *, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], **settings: Any):
+    self._documents = splits
+    super().__init__(**settings)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    features = tfds.features.FeaturesDict(
+      {
+        "id": tfds.features.Text(),
+        "title": tfds.features.Text(),
+        "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+        "word_starts": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+        "sentences": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+      }
+    )
+    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    return {split: self._generate_examples(split) for split in self._documents}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+    for number, document in enumerate(self._documents[split]()):
+      yield (
+        number,
+        {
+          "id": document.id,
+          "title": document.title or "",
+          "tokens": document.ids,
+          "word_starts": document.word_starts,
+          "sentences": document.sentences,
+        },
+      )
+
+
+def write(folder: Path, splits: dict[str, Callable[[], Iterator[EncodedDocument]]]) -> None:
+  """Writes every split under `folder`, which must not hold a corpus yet. Standard output stays clean."""
+  shown = tfds.core.utils.tqdm_utils._active  # noqa: SLF001  TFDS can set this and cannot say what it was
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      Corpus(splits=splits, data_dir=str(folder), file_format="array_record").download_and_prepare()
+  finally:
+    if shown:
+      tfds.enable_progress_bar()
+
+
+def read(folder: Path, split: str) -> Iterator[list[dict]]:
+  """Blocks of the documents of a split, in corpus order."""
+  builder = tfds.builder_from_directory(str(folder / "corpus" / str(Corpus.VERSION)))
+  source = builder.as_data_source(split)
+  for start in range(0, len(source), _READ_AT_ONCE):
+    yield source.__getitems__(list(range(start, min(start + _READ_AT_ONCE, len(source)))))

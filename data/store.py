@@ -1,0 +1,269 @@
+"""The token store: a read-only view of one split of a prepared corpus, in memory maps.
+
+The first opening decodes the split's ArrayRecord files into `store-<fingerprint>/<split>/*.npy` and holds the result
+against the digest in the data card; every later one only maps the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+_BLOCK = 1 << 24
+
+
+class StoreError(ValueError):
+  """A prepared corpus that is missing, unfinished or damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+  """One split.
+
+  tokens [n_tokens] uint16 or int32, no special tokens; word_starts [n_tokens] bool; sentences [n_sentences + 1] int64,
+  offsets into tokens; documents [n_documents + 1] int64, offsets into sentences. Every sentence has a token and every
+  document a sentence. `fingerprint` names the content of the whole corpus.
+  """
+
+  tokens: np.ndarray
+  word_starts: np.ndarray
+  sentences: np.ndarray
+  documents: np.ndarray
+  fingerprint: str
+  directory: Path | None = None  # of the memory maps; None = in memory
+
+  @property
+  def n_tokens(self) -> int:
+    return len(self.tokens)
+
+  @property
+  def n_sentences(self) -> int:
+    return len(self.sentences) - 1
+
+  @property
+  def n_documents(self) -> int:
+    return len(self.documents) - 1
+
+  @classmethod
+  def from_documents(
+    cls, docs: Sequence[Sequence[Sequence[int]]], word_starts: Sequence | None = None, vocab_size: int = 1 << 16
+  ) -> Store:
+    """A store in memory from documents of sentences of token ids.
+
+    Args:
+      docs: documents; each a list of sentences; each a list of ids.
+      word_starts: the same nesting of booleans; None = every token starts a word.
+      vocab_size: decides the dtype of the tokens.
+    """
+    lengths = [len(sentence) for document in docs for sentence in document]
+    if not docs or not all(docs) or not all(lengths):
+      raise StoreError("documents: got an empty document or sentence, want at least one of each, and a token in each")
+    tokens = _flat(docs, token_dtype(vocab_size))
+    starts = np.ones(len(tokens), bool) if word_starts is None else _flat(word_starts, bool)
+    if len(starts) != len(tokens):
+      raise StoreError(f"word_starts: got {len(starts)} values, want {len(tokens)}, one a token")
+    sentences, documents = offsets(lengths), offsets([len(document) for document in docs])
+    digest = Digest()
+    digest.add(tokens, starts, np.diff(sentences), np.diff(documents))
+    return cls(tokens, starts, sentences, documents, digest.hexdigest())
+
+
+def _flat(nested: Sequence, dtype: Any) -> np.ndarray:
+  return np.concatenate([np.asarray(sentence, dtype) for document in nested for sentence in document])
+
+
+def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+  """int64 [n + 1]: 0 and the running sum."""
+  return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])
+
+
+def token_dtype(vocab_size: int) -> type:
+  return np.uint16 if vocab_size < 1 << 16 else np.int32
+
+
+class Digest:
+  """SHA-256 of a split's content, the same however the split is cut into blocks."""
+
+  def __init__(self):
+    self._parts = tuple(hashlib.sha256() for _ in range(4))
+
+  def add(self, tokens: np.ndarray, word_starts: np.ndarray, sentences: np.ndarray, documents: np.ndarray) -> None:
+    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences."""
+    for part, values, dtype in zip(
+      self._parts, (tokens, word_starts, sentences, documents), ("<i4", "u1", "<i4", "<i4"), strict=True
+    ):
+      for start in range(0, len(values), _BLOCK):
+        part.update(np.ascontiguousarray(values[start : start + _BLOCK]).astype(dtype).tobytes())
+
+  def hexdigest(self) -> str:
+    return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
+
+
+def read_card(directory: str | Path) -> dict:
+  """The data card of a prepared corpus.
+
+  Raises:
+    StoreError: there is none, or it is not readable.
+  """
+  path = Path(directory) / "card.json"
+  try:
+    card = json.loads(path.read_bytes())
+    found = card["format"]
+  except FileNotFoundError as error:
+    raise StoreError(
+      f"corpus {directory}: has no card.json, so it was not prepared to the end: "
+      f"run python -m data.corpus --input=SPEC --tokenizer=PATH --output={directory}"
+    ) from error
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    raise StoreError(f"corpus {directory}: card.json is damaged ({error}): prepare the corpus again") from error
+  if found != FORMAT:
+    raise StoreError(f"corpus {directory}: got format {found}, want {FORMAT}: prepare the corpus again")
+  return card
+
+
+def open_store(directory: str | Path, split: str) -> Store:
+  """The store of a split ("train" or "validation") of the corpus prepared in `directory`.
+
+  Raises:
+    StoreError: no such split, or records, memory maps and card do not agree.
+  """
+  card = read_card(directory)
+  if split not in card["splits"]:
+    raise StoreError(f"corpus {directory}: got split {split!r}, want one of {', '.join(card['splits'])}")
+  folder = Path(directory) / f"store-{card['fingerprint'][:16]}" / split
+  if not folder.exists():
+    _build(folder, lambda temporary: _decode(Path(directory), split, card, temporary))
+  return _mapped(folder, card, split)
+
+
+def _shapes(card: dict, split: str) -> dict[str, tuple[int, Any]]:
+  counts = card["splits"][split]
+  return {
+    "tokens": (counts["tokens"], token_dtype(card["tokenizer"]["vocab_size"])),
+    "word_starts": (counts["tokens"], np.bool_),
+    "sentences": (counts["sentences"] + 1, np.int64),
+    "documents": (counts["documents"] + 1, np.int64),
+  }
+
+
+def _mapped(folder: Path, card: dict, split: str) -> Store:
+  arrays = {}
+  for name, (size, dtype) in _shapes(card, split).items():
+    path = folder / f"{name}.npy"
+    try:
+      arrays[name] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+      raise StoreError(f"store {path}: is missing or damaged ({error}): {_advice(folder)}") from error
+    if arrays[name].shape != (size,) or arrays[name].dtype != dtype:
+      got = f"{arrays[name].dtype}{list(arrays[name].shape)}"
+      raise StoreError(f"store {path}: got {got}, want {np.dtype(dtype)}[{size}]: {_advice(folder)}")
+  return Store(**arrays, fingerprint=card["fingerprint"], directory=folder)
+
+
+def _advice(folder: Path) -> str:
+  return f"delete {folder} and it is decoded again from the records"
+
+
+def _build(folder: Path, fill: Callable[[Path], None]) -> None:
+  """Makes a folder appear whole; of two processes that race, one's folder stays and both go on."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+  try:
+    fill(temporary)
+    for path in (*temporary.iterdir(), temporary):
+      handle = os.open(path, os.O_RDONLY)
+      os.fsync(handle)
+      os.close(handle)
+    temporary.chmod(0o755)
+    temporary.rename(folder)
+  except OSError:
+    if not folder.exists():
+      raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _decode(directory: Path, split: str, card: dict, target: Path) -> None:
+  where = f"corpus {directory / 'documents'}, split {split}"
+  try:
+    digest = _fill(directory / "documents", split, _shapes(card, split), target)
+  except ImportError as error:
+    raise StoreError(f"{where}: decoding it needs the package {error.name}: pip install tensorflow-datasets") from error
+  except Exception as error:  # noqa: BLE001  the record readers raise many types; all of them mean damaged records
+    reason = str(error).strip().split("\n")[0]
+    raise StoreError(f"{where}: the records cannot be read ({reason}): prepare the corpus again") from error
+  if digest != card["splits"][split]["digest"]:
+    raise StoreError(f"{where}: the records do not have the digest in card.json: prepare the corpus again")
+
+
+def _fill(documents: Path, split: str, shapes: dict[str, tuple[int, Any]], target: Path) -> str:
+  """Writes the arrays of a split and returns the digest of what was read."""
+  from data import records
+
+  arrays = {
+    name: np.lib.format.open_memmap(target / f"{name}.npy", mode="w+", dtype=dtype, shape=(size,))
+    for name, (size, dtype) in shapes.items()
+  }
+  digest = Digest()
+  ends = dict.fromkeys(arrays, 0) | {"sentences": 1, "documents": 1}
+  totals = {"sentences": 0, "documents": 0}
+  for block in records.read(documents, split):
+    names = ("tokens", "word_starts", "sentences")
+    parts = {name: np.concatenate([record[name] for record in block]) for name in names}
+    parts["documents"] = np.asarray([len(record["sentences"]) for record in block], np.int64)
+    digest.add(parts["tokens"], parts["word_starts"], parts["sentences"], parts["documents"])
+    for name, total in totals.items():
+      parts[name] = total + np.cumsum(parts[name], dtype=np.int64)
+      totals[name] = int(parts[name][-1])
+    for name, values in parts.items():
+      arrays[name][ends[name] : ends[name] + len(values)] = values
+      ends[name] += len(values)
+  for array in arrays.values():
+    array.flush()
+  return digest.hexdigest()
+
+
+def unigram_counts(store: Store, vocab_size: int) -> np.ndarray:
+  """How often each id occurs in the store: int64 [vocab_size]; kept beside the memory maps.
+
+  Raises:
+    StoreError: the store holds an id outside the vocabulary.
+  """
+  if store.directory is None:
+    counts = _counted(store.tokens)
+  else:
+    counts = _counted_once(store, store.directory.with_name(f"{store.directory.name}-unigrams.npy"))
+  if len(counts) > vocab_size:
+    raise StoreError(f"store {store.directory}: got token id {len(counts) - 1}, want ids below {vocab_size}")
+  return np.concatenate([counts, np.zeros(vocab_size - len(counts), np.int64)])
+
+
+def _counted(tokens: np.ndarray) -> np.ndarray:
+  counts = np.zeros(1, np.int64)
+  for start in range(0, len(tokens), _BLOCK):
+    block = np.bincount(tokens[start : start + _BLOCK], minlength=len(counts)).astype(np.int64)
+    block[: len(counts)] += counts
+    counts = block
+  return counts
+
+
+def _counted_once(store: Store, path: Path) -> np.ndarray:
+  if not path.exists():
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    np.save(temporary, _counted(store.tokens))
+    temporary.replace(path)
+  try:
+    return np.load(path)
+  except (OSError, ValueError, EOFError) as error:
+    reason = str(error).split("\n")[0]
+    raise StoreError(f"store {path}: is damaged ({reason}): delete it and it is counted again") from error

@@ -1,0 +1,93 @@
+"""Batches of the right shapes and realistic lengths without a corpus, for benchmarks and compile-only reports.
+
+Examples are pieces of articles: lengths log-normal, cut every `length` tokens, so most examples fill a row of 128 and about
+half of one of 512 is padding. With MEDIAN and SIGMA the mean at 512 is the 254 tokens that MLPerf's BERT corpus (Wikipedia)
+has. Ids are uniform: the time of a step does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from data.batch import Masked, Pair, Tokens
+from data.draws import key
+from data.packing import pack
+
+MEDIAN, SIGMA = 160.0, 1.2  # tokens of an article, and the standard deviation of their logarithm
+SHORTEST = 8  # tokens of an example, special tokens included
+
+
+def synthetic_batch(config: Any, stage: Any, number: int, full_rows: bool = False) -> Any:
+  """Host batch `number` of a stage (length, batch_size, max_predictions) of a resolved config, a pure function.
+
+  Args:
+    config: reads seed, objective, model and data groups.
+    full_rows: every row holds one example of the whole length, with all predictions used.
+  """
+  rng = np.random.Generator(np.random.Philox(key(config.seed, "synthetic", number)))
+  return BATCHES[config.objective.name](config, stage, rng, full_rows)
+
+
+def article_pieces(rng: np.random.Generator, size: int, length: int) -> np.ndarray:
+  """int64[size] example lengths, SHORTEST to `length`, in random order."""
+  pieces: list[np.ndarray] = []
+  while sum(map(len, pieces)) < size:
+    articles = np.exp(rng.normal(np.log(MEDIAN), SIGMA, size)).astype(np.int64) + SHORTEST
+    tails = articles % length
+    pieces += [np.repeat(length, int((articles // length).sum())), tails[tails >= SHORTEST]]
+  return rng.permutation(np.concatenate(pieces))[:size]
+
+
+def packed_rows(rng: np.random.Generator, rows: int, length: int, per_row: int, full: bool) -> np.ndarray:
+  """int64[rows, per_row] lengths of the examples of each row, 0 = none."""
+  if full:
+    return np.where(np.arange(per_row) == 0, length, 0) * np.ones((rows, 1), np.int64)
+  sizes = article_pieces(rng, rows * per_row, length)
+  packed = pack(sizes, length, per_row) if per_row > 1 else np.arange(rows)[:, None]
+  chosen = packed[rng.permutation(len(packed))[:rows]]
+  return np.where(chosen >= 0, sizes[chosen], 0)
+
+
+def token_rows(rng: np.random.Generator, sizes: np.ndarray, length: int, vocab: int, types: int) -> Tokens:
+  """Rows of packed examples of the given sizes; the second half of each example is of type 1 where there are two types."""
+  ends = np.cumsum(sizes, axis=1)
+  columns = np.arange(length)
+  segment = (columns[None, :, None] >= ends[:, None, :]).sum(-1)  # examples that end before or at a column
+  real = columns < ends[:, -1:]
+  slot = np.minimum(segment, sizes.shape[1] - 1)
+  begins = np.take_along_axis(ends - sizes, slot, 1)
+  positions = np.where(real, columns - begins, 0)
+  second = positions * 2 >= np.take_along_axis(sizes, slot, 1)
+  number = np.cumsum(sizes > 0, axis=1)  # rows number their examples from 1 without gaps
+  return Tokens(
+    ids=np.where(real, rng.integers(0, vocab, real.shape), 0).astype(np.int32),
+    types=np.where(real & second & (types > 1), 1, 0).astype(np.int32),
+    segments=np.where(real, np.take_along_axis(number, slot, 1), 0).astype(np.int32),
+    positions=positions.astype(np.int32),
+  )
+
+
+def masked(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> Masked:
+  """Masked with mask_rate of each row's real columns to predict, at most stage.max_predictions, and pairs if asked for."""
+  rows, length, most = stage.batch_size, stage.length, stage.max_predictions
+  sizes = packed_rows(rng, rows, length, config.data.pack, full_rows)
+  tokens = token_rows(rng, sizes, length, config.model.vocab_size, config.model.types)
+  real = tokens.segments > 0
+  order = np.argsort(np.where(real, rng.random(real.shape), 2.0), axis=1)[:, :most]  # distinct columns, real ones first
+  wanted = np.full(rows, most) if full_rows else np.clip(np.round(real.sum(1) * config.data.mask_rate), 1, most)
+  used = np.arange(order.shape[1]) < wanted[:, None]
+  labels = np.take_along_axis(tokens.ids, order, 1)
+  pair = None
+  if config.objective.pair != "none":
+    cls = np.where(sizes > 0, np.cumsum(sizes, axis=1) - sizes, 0)
+    weights = (sizes > 0).astype(np.float32)
+    pair = Pair(cls.astype(np.int32), (rng.integers(0, 2, cls.shape) * (sizes > 0)).astype(np.int32), weights)
+  inputs = rng.integers(0, config.model.vocab_size, order.shape)
+  slots = [np.where(used, values, 0).astype(np.int32) for values in (order, inputs, labels)]
+  return Masked(tokens, *slots, used.astype(np.float32), pair=pair)
+
+
+BATCHES: dict[str, Callable[..., Any]] = {"masked": masked}

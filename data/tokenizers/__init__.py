@@ -1,0 +1,244 @@
+"""Tokenizers: text -> ids, character offsets and word starts, the same for every kind of tokenizer.
+
+`load(path)` reads what stands in a directory and picks the kind from it. Nothing here opens a network connection.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+OWN_FILE = "septet_tokenizer.json"  # settings that the published layouts have no place for
+WORDS = ("pieces", "text")
+
+
+class TokenizerError(ValueError):
+  """A tokenizer, or text given to one, that cannot be used; one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Special:
+  """Ids of the special pieces."""
+
+  pad: int
+  unk: int
+  cls: int
+  sep: int
+  mask: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """One text in n pieces."""
+
+  ids: np.ndarray  # int32[n]
+  offsets: np.ndarray  # int32[n, 2]: first character and one past the last, in the text as given
+  word_starts: np.ndarray  # bool[n]: the piece is the first one of its word
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+
+class Tokenizer(abc.ABC):
+  """What a tokenizer of any kind offers. It pickles, so worker processes can be handed one.
+
+  Attributes:
+    kind: the family, 'wordpiece'.
+    vocabulary: the pieces in the order of their ids.
+    special: ids of the special pieces.
+    source: where it came from, for messages only.
+  """
+
+  kind: ClassVar[str]
+
+  def __init__(self, vocabulary: Sequence[str], specials: Sequence[str], source: str):
+    """`specials` are the names of the pad, unk, cls, sep and mask pieces."""
+    self.vocabulary, self.source = tuple(vocabulary), source
+    self._ids = {piece: i for i, piece in enumerate(self.vocabulary)}
+    if len(self._ids) != len(self.vocabulary):
+      twice = next(i for i, piece in enumerate(self.vocabulary) if self._ids[piece] != i)
+      raise TokenizerError(
+        f"tokenizer {source}: piece {self.vocabulary[twice]!r} has ids {twice} and "
+        f"{self._ids[self.vocabulary[twice]]}, want one id a piece; remove one of the two"
+      )
+    self.special = Special(*map(self.id_of, specials))
+
+  @property
+  def vocab_size(self) -> int:
+    return len(self.vocabulary)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 (hex) of vocabulary and settings: equal for equal behaviour, whatever the files look like."""
+    content = {"kind": self.kind, "vocabulary": self.vocabulary, "settings": self.settings_dict()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+  @abc.abstractmethod
+  def settings_dict(self) -> dict[str, Any]:
+    """Everything besides the vocabulary that changes what `encode` returns, as JSON values."""
+
+  @abc.abstractmethod
+  def encode(self, texts: list[str], specials: bool = False) -> list[Encoding]:
+    """Encodes texts.
+
+    Args:
+      specials: False: text is only text: names of special pieces in it are spelled out like any other characters and no
+        id of pad, cls, sep or mask is returned. True: as published tokenizers encode one text: names of special
+        pieces ("[MASK]") stand for themselves, and the cls and sep pieces are put around the text, with offsets (0, 0).
+    Raises:
+      TokenizerError: on anything but a list of valid Unicode strings.
+    """
+
+  @abc.abstractmethod
+  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
+    """Text of the ids, without pad, cls, sep and mask unless `specials`."""
+
+  @abc.abstractmethod
+  def save(self, directory: str | os.PathLike[str], max_length: int | None = None) -> None:
+    """Writes the files of the published layout, with `max_length` as the model's, and `OWN_FILE`."""
+
+  def pieces(self, ids: Iterable[int]) -> list[str]:
+    """The piece of each id."""
+    ids = [int(i) for i in ids]
+    for i in ids:
+      if not 0 <= i < self.vocab_size:
+        raise TokenizerError(
+          f"tokenizer {self.source}: got id {i}, want 0 to {self.vocab_size - 1}; the ids come from another vocabulary"
+        )
+    return [self.vocabulary[i] for i in ids]
+
+  def id_of(self, piece: str) -> int:
+    """The id of a piece; TokenizerError where there is none."""
+    if piece not in self._ids:
+      raise TokenizerError(
+        f"tokenizer {self.source}: got a vocabulary of {self.vocab_size} pieces without {piece!r}, want it there; "
+        "use the vocabulary that the model was trained with"
+      )
+    return self._ids[piece]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """What stands in a tokenizer's directory; None or {} = no such file."""
+
+  path: Path  # as given: messages name it
+  json: dict[str, Any] | None  # tokenizer.json
+  vocab: Path | None  # vocab.txt
+  config: dict[str, Any]  # tokenizer_config.json
+  own: dict[str, Any]  # OWN_FILE
+
+
+def load(path: str | os.PathLike[str], lowercase: bool | None = None, words: str | None = None) -> Tokenizer:
+  """Loads a tokenizer.
+
+  Args:
+    path: a directory with tokenizer.json or vocab.txt (tokenizer.json decides where both stand), or one of these files;
+      tokenizer_config.json and septet_tokenizer.json beside it are read too.
+    lowercase, words: override what the files say (`words`: see `wordpiece.Settings`).
+  Raises:
+    TokenizerError: on missing, damaged or contradictory files.
+  """
+  files = _files(Path(path))
+  kind = files.json["model"].get("type") if files.json else "WordPiece"
+  if kind not in _READERS:
+    raise TokenizerError(
+      f"tokenizer {path}: tokenizer.json: got a model of type {kind!r}, want one of {sorted(_READERS)}; "
+      "use the tokenizer of a model of these kinds"
+    )
+  return _READERS[kind](files, lowercase, words)
+
+
+def validate(tokenizer: Tokenizer, vocab_size: int) -> None:
+  """Holds a tokenizer against the vocabulary size of the model that it feeds.
+
+  Raises:
+    TokenizerError: where the sizes differ, or special ids coincide or lie outside the vocabulary.
+  """
+  if tokenizer.vocab_size != vocab_size:
+    raise TokenizerError(
+      f"tokenizer {tokenizer.source}: got {tokenizer.vocab_size} pieces, want {vocab_size}, the model's vocab_size; "
+      f"set the model's vocab_size to {tokenizer.vocab_size} or use the tokenizer that belongs to the model"
+    )
+  ids = dataclasses.asdict(tokenizer.special)
+  for name, i in ids.items():
+    same = [other for other in ids if other != name and ids[other] == i]
+    if same or not 0 <= i < vocab_size:
+      raise TokenizerError(
+        f"tokenizer {tokenizer.source}: special piece {name}: got id {i}{f', also of {same[0]}' if same else ''}, "
+        f"want an id of its own below {vocab_size}; name five different pieces in tokenizer_config.json"
+      )
+
+
+def _files(path: Path) -> Files:
+  folder = path if path.is_dir() else path.parent
+  if path.is_dir():
+    tokenizer, vocab = path / "tokenizer.json", path / "vocab.txt"
+  else:
+    tokenizer, vocab = (path, None) if path.suffix == ".json" else (None, path)
+  tokenizer, vocab = (file if file and file.is_file() else None for file in (tokenizer, vocab))
+  if not (tokenizer or vocab):
+    found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else "no such file or directory"
+    raise TokenizerError(
+      f"tokenizer {path}: got {found}, want tokenizer.json or vocab.txt; give the directory that holds one of them"
+    )
+  content = _read_json(tokenizer) if tokenizer else None
+  if content is not None and not isinstance(content.get("model"), dict):
+    raise TokenizerError(f"tokenizer {tokenizer}: got no 'model' entry, want a tokenizer.json; fetch the file again")
+  config, own = folder / "tokenizer_config.json", folder / OWN_FILE
+  return Files(path, content, vocab, _read_json(config), _read_json(own))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  """The object in a file, {} where there is no file."""
+  if not path.is_file():
+    return {}
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:  # invalid JSON or invalid UTF-8
+    raise TokenizerError(f"tokenizer {path}: got {error}, want a JSON file; fetch the file again") from None
+  if not isinstance(content, dict):
+    raise TokenizerError(f"tokenizer {path}: got a JSON {type(content).__name__}, want an object; fetch the file again")
+  return content
+
+
+def _read_wordpiece(files: Files, lowercase: bool | None, words: str | None) -> Tokenizer:
+  from data.tokenizers import wordpiece_files  # it imports this module
+
+  return wordpiece_files.read(files, lowercase, words)
+
+
+_READERS: dict[str, Callable[[Files, bool | None, str | None], Tokenizer]] = {"WordPiece": _read_wordpiece}
+
+
+def _serial_after_fork() -> None:
+  """Makes `tokenizers` run on one thread in forked children: its thread pool does not survive a fork.
+
+  The variable is set over the moment of the fork so that the library does not print its warning there.
+  """
+  name, before = "TOKENIZERS_PARALLELISM", []  # a stack, because two threads may fork at once
+
+  def prepare() -> None:
+    before.append(os.environ.get(name))
+    os.environ[name] = "false"
+
+  def restore() -> None:
+    value = before.pop()
+    if value is None:
+      del os.environ[name]
+    else:
+      os.environ[name] = value
+
+  os.register_at_fork(before=prepare, after_in_parent=restore)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+  _serial_after_fork()

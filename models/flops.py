@@ -1,0 +1,88 @@
+"""Matmul FLOPs of a train step, by formula, from what a batch really holds.
+
+Two FLOPs for each multiply-add, three times the forward pass for forward and backward. Padding, embedding look-ups, layer
+norm, softmax, the optimiser and recomputation do not count, and the vocabulary head counts predicted positions only, so
+that utilisation figures compare between programs. XLA's own count is no substitute: it counts the body of a scan once.
+
+A new model adds its forward formula to FORWARD, a new kind of batch its count to COUNTS. All of it is host NumPy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from data.batch import Masked, Tokens
+from models.bert import Bert, BertConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a host batch asks of a model.
+
+  tokens: real tokens, packed examples together. squares: sum over examples of their squared length. predictions: positions
+  to predict. pairs: sentence-pair decisions. slots: columns, padding included.
+  """
+
+  tokens: int
+  squares: int
+  predictions: int
+  pairs: int
+  slots: int
+
+
+def count(batch: Any) -> Work:
+  """The Work of a host batch (NumPy arrays)."""
+  return COUNTS[type(batch)](batch)
+
+
+def step_flops(model: Any, batch: Any) -> float:
+  """Matmul FLOPs of one update, forward and backward, of `model` on a host batch."""
+  return 3.0 * FORWARD[type(model)](model.config, count(batch))
+
+
+def example_lengths(tokens: Tokens) -> np.ndarray:
+  """Tokens of every packed example, int64, in order of row and segment."""
+  segments = np.asarray(tokens.segments, np.int64)
+  most = int(segments.max(initial=0)) + 1
+  sizes = np.bincount((np.arange(len(segments))[:, None] * most + segments).ravel(), minlength=len(segments) * most)
+  sizes = sizes.reshape(len(segments), most)[:, 1:]
+  return sizes[sizes > 0]
+
+
+def transformer(hidden: int, ffn: int, layers: int, work: Work) -> float:
+  """Encoder layers: four [h, h] projections and the feed-forward a token; scores and their use a pair of tokens."""
+  projections = 2 * work.tokens * (4 * hidden**2 + 2 * hidden * ffn)
+  return layers * (projections + 4 * hidden * work.squares)
+
+
+def vocabulary_head(hidden: int, embedding: int, vocab: int, predictions: int) -> float:
+  """Dense [h, e] and the tied table [e, V] at every predicted position."""
+  return 2 * predictions * (hidden * embedding + embedding * vocab)
+
+
+def _bert(c: BertConfig, work: Work) -> float:
+  pooler = 2 * c.hidden**2 * work.pairs if c.pooler else 0.0
+  return (
+    transformer(c.hidden, c.ffn, c.layers, work)
+    + vocabulary_head(c.hidden, c.hidden, c.vocab_size, work.predictions)
+    + pooler
+  )
+
+
+def _masked(batch: Masked) -> Work:
+  lengths = example_lengths(batch.tokens)
+  return Work(
+    tokens=int(lengths.sum()),
+    squares=int(np.square(lengths).sum()),
+    predictions=int(np.count_nonzero(batch.weights)),
+    pairs=0 if batch.pair is None else int(np.count_nonzero(batch.pair.weights)),
+    slots=int(np.size(batch.tokens.ids)),
+  )
+
+
+COUNTS: dict[type, Callable[[Any], Work]] = {Masked: _masked}
+FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert}

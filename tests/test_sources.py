@@ -1,0 +1,445 @@
+"""Corpus sources, sentence splitting and the text of a document.
+
+Everything is read from files the test writes, but for the demo corpus (the gensim wheel) and real dumps at ../shared.
+"""
+
+import bz2
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data import documents, reading, wiki
+from data.documents import Document, Skipped
+from data.sentences import LanguageError, split
+from data.sources import SourceError, open_source
+
+SHARED = Path(__file__).parent / "../../shared/data"
+
+
+def written(path, content):
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  return path
+
+
+def read(spec, language="en", seed=0):
+  """{id: sentences}, and the counts of what was left out."""
+  source = open_source(str(spec), language, seed)
+  return {document.id: document.text for document in source}, dict(source.skipped)
+
+
+# Sentences
+
+
+@pytest.mark.parametrize(
+  ("language", "sentences"),
+  [
+    ("en", ["Dr. Smith went to Washington on Jan. 5, 2020.", "It was cold!", '"Really?" she said.']),
+    ("en", ["The U.S. economy grew by 2.5 percent.", "Mr. J. R. Tolkien, e.g., did not care."]),
+    ("ko", ["안녕하세요.", "저는 학생입니다.", "오늘 날씨가 좋네요!", "그렇죠?"]),
+    ("ja", ["吾輩は猫である。", "名前はまだ無い。", "どこで生れたか見当がつかぬ。"]),
+  ],
+)
+def test_sentences_of_three_languages(language, sentences):
+  assert split(("" if language == "ja" else " ").join(sentences), language) == sentences
+
+
+def test_a_newline_ends_a_sentence():
+  assert split("no stop here\n\n  the next paragraph  \n", "en") == ["no stop here", "the next paragraph"]
+
+
+def test_language_must_be_a_code(tmp_path):
+  with pytest.raises(LanguageError, match="got 'English', want an ISO 639 code"):
+    open_source(str(written(tmp_path / "a.txt", "One.")), language="English")
+
+
+# Plain text
+
+
+def test_lines_are_sentences_and_blank_lines_part_documents(tmp_path):
+  path = written(tmp_path / "a.txt", "One is here.\nTwo is here.\n\n\n\nThree is here.\n")
+  want = {"a.txt:0": ["One is here.", "Two is here."], "a.txt:1": ["Three is here."]}
+  assert read(path) == read(f"lines:{path}") == (want, {})
+
+
+def test_the_form_of_a_text_is_found_out(tmp_path):
+  lines = written(tmp_path / "lines.txt", "He came home.\nHe slept.\n\nShe left.\n")
+  wrapped = written(tmp_path / "wrapped.txt", "He came home and\nslept. She\nleft the house\nat once.\n")
+  paragraphs = written(tmp_path / "paragraphs.txt", "He came. He slept. He left.\nShe came. She slept.\n")
+  assert [reading.form_of([path], "en") for path in (lines, wrapped, paragraphs)] == ["lines", "text", "text"]
+
+
+def test_hard_wrapped_lines_are_joined(tmp_path):
+  path = written(tmp_path / "a.txt", "He was well-\nbehaved, and he\nslept. She left.\n\nA new paragraph\nbegins.\n")
+  assert read(path) == (
+    {"a.txt:0": ["He was well-behaved, and he slept.", "She left.", "A new paragraph begins."]},
+    {},
+  )
+
+
+def test_hard_wrapped_japanese_is_joined_without_spaces(tmp_path):
+  path = written(tmp_path / "a.txt", "吾輩は\n猫である。名前は\nまだ無い。\n")
+  assert read(f"text:{path}", "ja")[0] == {"a.txt:0": ["吾輩は猫である。", "名前はまだ無い。"]}
+
+
+def test_long_lines_are_paragraphs(tmp_path):
+  long = "This line is far too long to have been wrapped by hand " * 4
+  path = written(tmp_path / "a.txt", f"{long}end\nAnother one\n")
+  assert read(f"text:{path}")[0] == {"a.txt:0": [f"{long}end", "Another one"]}
+
+
+def test_two_blank_lines_part_chapters_but_not_a_heading_from_its_chapter(tmp_path):
+  chapter = "\n".join(["A sentence of fifty characters stands on this line."] * 30)
+  path = written(tmp_path / "a.txt", f"CHAPTER I\n\n\n{chapter}\n\n\nCHAPTER II\n\n\n{chapter}\n")
+  found, _ = read(f"text:{path}")
+  assert [sentences[0] for sentences in found.values()] == ["CHAPTER I", "CHAPTER II"]
+  assert [len(sentences) for sentences in found.values()] == [31, 31]
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
+  (tmp_path / "sub").mkdir()
+  for name in ("sub/a.txt", "b.txt", "a.txt"):
+    written(tmp_path / name, f"This is {name[:-4]}.\n")
+  written(tmp_path / "README", "Not this one.")
+  assert list(read(tmp_path)[0]) == ["a.txt:0", "b.txt:0", "sub/a.txt:0"]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_byte_order_mark_and_line_ends_leave_no_trace(tmp_path, end):
+  path = written(tmp_path / "a.txt", b"\xef\xbb\xbf" + f"One.{end}Two.{end}{end}Three.{end}".encode())
+  assert read(f"lines:{path}") == ({"a.txt:0": ["One.", "Two."], "a.txt:1": ["Three."]}, {})
+
+
+def test_a_stray_nul_is_removed_and_a_binary_document_left_out(tmp_path):
+  content = f"One\0 is here, with a lot of good text around it.\n\n{chr(0) * 9}\x01\x02 abc\n\nTwo is here.\n"
+  path = written(tmp_path / "a.txt", content)
+  assert read(f"lines:{path}") == (
+    {"a.txt:0": ["One is here, with a lot of good text around it."], "a.txt:2": ["Two is here."]},
+    {"binary": 1},
+  )
+
+
+def test_a_document_with_a_byte_that_is_no_utf8_is_left_out_whole(tmp_path):
+  path = written(tmp_path / "a.txt", b"One.\n\nTwo.\nCaf\xe9.\n\nThree.\n")
+  assert read(f"lines:{path}") == ({"a.txt:0": ["One."], "a.txt:2": ["Three."]}, {"bad UTF-8": 1})
+
+
+def test_empty_files_and_empty_documents_are_counted(tmp_path):
+  written(tmp_path / "a.txt", "")
+  written(tmp_path / "b.txt", "\n \n\t\n")
+  written(tmp_path / "c.txt", "One.\n")
+  assert read(f"lines:{tmp_path}") == ({"c.txt:0": ["One."]}, {"empty": 2})
+
+
+def test_utf16_is_refused(tmp_path):
+  path = written(tmp_path / "a.txt", "One.".encode("utf-16"))
+  with pytest.raises(SourceError, match=r"a.txt: got UTF-16, want UTF-8: convert it"):
+    read(path)
+
+
+def test_a_line_over_the_limit_is_skipped_without_being_held(tmp_path):
+  path = written(tmp_path / "a.txt", b"x" * 100 + b"\nOne.\n" + b"y" * 64)
+  assert list(reading.lines(path, limit=32)) == [None, "One.", None]
+  assert list(reading.lines(path, limit=101)) == ["x" * 100, "One.", "y" * 64]
+
+
+def test_a_document_over_the_limit_is_left_out(tmp_path, monkeypatch):
+  monkeypatch.setattr(reading, "DOCUMENT_CHARS", 40)
+  path = written(tmp_path / "a.txt", "Short.\n\n" + "This sentence is repeated.\n" * 4 + "\nShort again.\n")
+  assert read(f"lines:{path}") == ({"a.txt:0": ["Short."], "a.txt:2": ["Short again."]}, {"over the size limit": 1})
+
+
+# JSON lines
+
+
+def test_json_lines_and_what_is_wrong_with_them(tmp_path):
+  rows = (
+    '{"text": "One. Two.", "title": "T", "id": 7}',
+    '{"text": ["Three", "", " four\\nfive "]}',
+    "",
+    '{"text": 3}',
+    '{"title": "no text"}',
+    "[1]",
+    '{"text": "cut',
+    "[" * 100_000,
+    '{"text": "lone \\ud800 surrogate"}',
+    '{"text": "  "}',
+  )
+  path = written(tmp_path / "a.jsonl", "\n".join(rows).encode() + b'\n{"text": "caf\xe9"}\n')
+  found, skipped = read(path)
+  assert found == {"7": ["One.", "Two."], "a.jsonl:1": ["Three", "four five"]}
+  assert skipped == {"no text field": 2, "bad JSON": 3, "bad UTF-8": 2, "empty": 1}
+  assert [document.title for document in open_source(str(path))] == ["T", None]
+
+
+def test_gzipped_json_lines(tmp_path):
+  path = written(tmp_path / "a.jsonl.gz", gzip.compress(b'{"text": "One."}\n'))
+  assert read(path)[0] == {"a.jsonl.gz:0": ["One."]}
+
+
+@pytest.mark.parametrize("cut", [slice(0, -9), slice(0, 30)])
+def test_truncated_gzip_is_refused(tmp_path, cut):
+  whole = gzip.compress(b"".join(b'{"text": "number %d"}\n' % n for n in range(100)))
+  with pytest.raises(SourceError, match=r"a.jsonl.gz: is truncated or damaged \(.*\): fetch it again"):
+    read(written(tmp_path / "a.jsonl.gz", whole[cut]))
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])
+def test_a_decompression_bomb_is_refused(tmp_path, suffix, compress):
+  path = written(tmp_path / f"a.jsonl.{suffix}", compress((b" " * 4095 + b"\n") * (6 << 10)))
+  with pytest.raises(SourceError, match="expands more than 200 times .* refused as a decompression bomb"):
+    read(path)
+
+
+# MediaWiki
+
+ARTICLE = """{{Infobox|name=A|note={{nested|[[File:x.png]]}}}}
+[[File:pic.jpg|thumb|A [[caption]] goes away]]
+'''Alpha''' ({{lang|el|x}}, plural ''Alphas'') is the [[Letter|first letter]] of the [[alphabet]].<ref name=a>{{cite|t=
+''gone}}</ref><!-- a comment --> It is &amp; stays<br>so.<ref name=a />
+
+== Heading ==
+{| class="wikitable"
+! head
+|-
+| cell [[link]]
+|}
+* a list item with a [[link]]
+# another
+: indented
+The ''[[Iliad]]'''s [http://example.org Outside] pages are [[:Category:Kept|kept]]. See http://bare.example too.
+<gallery>
+File:y.jpg|gone
+</gallery>
+__NOTOC__
+[[Kategorie:Weg]]
+[[Category:Gone]]
+[[de:Alpha]]
+"""
+PROSE = [
+  "Alpha (plural Alphas) is the first letter of the alphabet.",
+  "It is & stays so.",
+  "The Iliad's Outside pages are kept.",
+  "See too.",
+]
+
+
+def page(number, title, text, namespace=0, redirect=""):
+  tag = f'<redirect title="{redirect}" />' if redirect else ""
+  text = text.replace("&", "&amp;").replace("<", "&lt;")
+  return (
+    f"<page><title>{title}</title><ns>{namespace}</ns><id>{number}</id>{tag}<revision><id>1{number}</id>"
+    f'<text xml:space="preserve">{text}</text></revision></page>'
+  )
+
+
+def dump(*pages):
+  spaces = '<namespaces><namespace key="0" /><namespace key="14">Kategorie</namespace></namespaces>'
+  xmlns = "http://www.mediawiki.org/xml/export-0.10/"
+  return f'<mediawiki xmlns="{xmlns}"><siteinfo>{spaces}</siteinfo>{"".join(pages)}</mediawiki>'
+
+
+PAGES = (
+  page(1, "Alpha", ARTICLE),
+  page(2, "Beta", "#REDIRECT [[Alpha]]", redirect="Alpha"),
+  page(3, "Talk:Alpha", "Chat.", namespace=1),
+  page(4, "List", "* one\n* two\n"),
+  page(5, "Gamma", "#redirect [[Alpha]] of an old dump"),
+  page(6, "Delta", "Delta is the last one."),
+)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.xml", bytes), ("a.xml.bz2", bz2.compress)])
+def test_pages_of_a_dump(tmp_path, name, pack):
+  found, skipped = read(written(tmp_path / name, pack(dump(*PAGES).encode())))
+  assert found == {"1": PROSE, "6": ["Delta is the last one."]}
+  assert skipped == {"redirect": 2, "other namespace": 1, "empty": 1}
+
+
+def test_every_page_of_a_dump_longer_than_the_parser_keeps(tmp_path):
+  path = written(tmp_path / "a.xml", dump(*(page(n, f"T{n}", f"Text {n}.") for n in range(2500))))
+  found = [(document.id, document.text) for document in open_source(str(path)).raw()]
+  assert found == [(str(n), f"Text {n}.") for n in range(2500)]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_dump_says_how_far_it_was_read(tmp_path, share):
+  noise = np.random.default_rng(0).integers(97, 122, (40, 20_000), np.uint8)
+  whole = bz2.compress(dump(*(page(n, f"T{n}", row.tobytes().decode()) for n, row in enumerate(noise))).encode())
+  path = written(tmp_path / "a.xml.bz2", whole[: int(share * len(whole))])
+  with pytest.raises(SourceError, match=r"a.xml.bz2: cannot be read after \d+ pages .*: fetch it again"):
+    list(open_source(str(path)).raw())
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("<html><body/></html>", "got a <html> document, want a <mediawiki> dump"),
+    ("no xml", "cannot be read after 0 pages"),
+    ("", "cannot be read after 0 pages"),
+    (dump(*PAGES)[:-300], "cannot be read after 4 pages"),
+    ('<!DOCTYPE m [<!ENTITY a "aaaa">]>' + dump(page(1, "A", "x")), r"EntitiesForbidden\(name='a'"),
+  ],
+)
+def test_what_is_no_dump_is_refused(tmp_path, content, message):
+  with pytest.raises(SourceError, match=message):
+    list(open_source(str(written(tmp_path / "a.xml", content))).raw())
+
+
+def test_a_page_over_the_size_limit_is_counted(tmp_path, monkeypatch):
+  monkeypatch.setattr(wiki, "PAGE_CHARS", 30)
+  path = written(tmp_path / "a.xml", dump(page(1, "A", "x " * 40), page(2, "B", "It fits.")))
+  assert read(path) == ({"2": ["It fits."]}, {"over the size limit": 1})
+
+
+def test_a_page_over_the_parsers_memory_ends_the_reading(tmp_path, monkeypatch):
+  monkeypatch.setattr(wiki, "_PAGE_BYTES", 100_000)
+  path = written(tmp_path / "a.xml", dump(page(1, "A", "x " * 100_000)))
+  with pytest.raises(SourceError, match="a page takes over"):
+    list(open_source(str(path)).raw())
+
+
+def test_a_page_that_takes_too_long_is_left_out_and_the_next_one_read():
+  stripper = wiki.Stripper(seconds=0.5)
+  with pytest.raises(Skipped, match="timed out"):
+    stripper.prose("{{a|" * 5000)  # takes half a minute
+  assert stripper.prose("The ''next'' one.") == "The next one."
+  stripper.close()
+
+
+@pytest.mark.parametrize("markup", ["[[", "]]", "{{", "}}", "{|", "|}", "<ref>", "<"])
+def test_broken_markup_costs_its_own_paragraph_at_most(markup):
+  stripper = wiki.Stripper()
+  document = Document("1", None, f"Before it.\n\nBroken {markup} here {markup * 3} too.\n\nAfter it.", ())
+  found = documents.sentences(document, "en", stripper).text
+  stripper.close()
+  assert (found[0], found[-1]) == ("Before it.", "After it.")
+  assert len(markup) < 2 or not any(markup in sentence for sentence in found)
+
+
+def test_the_demo_is_106_articles():
+  source = open_source("demo")
+  found = list(source.raw())
+  assert len(found) == 106
+  assert source.skipped == Counter({"redirect": 99, "other namespace": 1})
+  assert {"Anarchism", "Aristotle", "Alabama"} <= {document.title for document in found}
+
+
+@pytest.mark.parametrize(("name", "count"), [("enwiki-pages-articles-shortened", 106), ("enwiki-table-markup", 5)])
+def test_real_dumps(name, count):
+  path = SHARED / "wiki" / f"{name}.xml.bz2"
+  if not path.exists():
+    pytest.skip("no ../shared/data/wiki")
+  found = list(open_source(str(path)).raw())
+  assert len(found) == count
+  text = wiki.prose(found[0].text, found[0].namespaces)
+  assert len(text) > 1000
+  assert [mark for mark in ("[[", "]]", "{{", "}}", "{|", "<ref", "'''", "\n*") if mark in text] == []
+
+
+# TFDS
+
+
+class SmallText(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version("1.0.0")
+  TEXTS = ("One is here.", "Two is here. Three too.", "")
+
+  def _info(self):
+    features = tfds.features.FeaturesDict({"body": tfds.features.Text(), "label": np.int32})
+    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    return {"train": enumerate({"body": text, "label": 0} for text in self.TEXTS)}
+
+  def _generate_examples(self):
+    raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def tfds_folder(tmp_path_factory):
+  builder = SmallText(data_dir=str(tmp_path_factory.mktemp("tfds")), file_format="array_record")
+  builder.download_and_prepare()
+  return builder.data_dir
+
+
+@pytest.mark.parametrize("rest", ["", ":train", ":train:body"])
+def test_tfds_documents_and_the_only_text_field(tfds_folder, rest):
+  want = {"train:0": ["One is here."], "train:1": ["Two is here.", "Three too."]}
+  assert read(f"tfds:{tfds_folder}{rest}") == (want, {"empty": 1})
+
+
+@pytest.mark.parametrize(
+  ("rest", "message"),
+  [(":test", "TFDS cannot open split 'test'"), (":train:label", "got field 'label', want one of the text fields body")],
+)
+def test_tfds_names_what_is_missing(tfds_folder, rest, message):
+  with pytest.raises(SourceError, match=message):
+    open_source(f"tfds:{tfds_folder}{rest}")
+
+
+# Mixtures and specs
+
+
+@pytest.fixture
+def two(tmp_path):
+  for name, count in (("a", 400), ("b", 400)):
+    written(tmp_path / f"{name}.txt", "".join(f"This is {name} {n}.\n\n" for n in range(count)))
+  return tmp_path
+
+
+def test_weights_are_shares_of_documents_drawn(two):
+  drawn = [document.text[0].split()[2:] for document in open_source(f"0.75*{two}/a.txt+0.25*{two}/b.txt")]
+  origin = np.asarray([name == "a" for name, _ in drawn])
+  # a ends first: 400 / 0.75 = 533 draws, with a binomial spread of sqrt(533 * 0.75 * 0.25) = 10 draws.
+  assert abs(len(drawn) - 533) < 50
+  assert abs(origin.mean() - 0.75) < 0.05
+  assert abs(origin[: len(origin) // 2].mean() - 0.75) < 0.08  # the shares hold from the beginning
+  for name in "ab":  # in the order of the source, none twice
+    numbers = [int(number.rstrip(".")) for found, number in drawn if found == name]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_a_mixture_follows_from_its_seed(two):
+  spec = f"3*{two}/a.txt + 1*{two}/b.txt"
+  first, again, other = (list(read(spec, seed=seed)[0]) for seed in (1, 1, 2))
+  assert first == again != other
+  assert read(f"0.75*{two}/a.txt+0.25*{two}/b.txt", seed=1)[0].keys() == set(first)
+
+
+def test_a_plus_in_a_name_is_no_mixture(tmp_path):
+  assert read(written(tmp_path / "c++11.txt", "One."))[0] == {"c++11.txt:0": ["One."]}
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("", "got an empty name"),
+    ("nothing.txt", "no such file or folder"),
+    ("lines:nothing.txt", "no such file or folder"),
+    ("0*demo+1*demo", r"term 1 is '0\*demo', want WEIGHT\*SPEC with a weight above 0"),
+    ("tfds:no_such_data_set", "TFDS cannot open split 'train' of no_such_data_set"),
+  ],
+)
+def test_a_wrong_spec_gets_one_line(spec, message):
+  with pytest.raises(SourceError, match=message) as error:
+    open_source(spec)
+  assert "\n" not in str(error.value)
+
+
+def test_unknown_files_and_empty_folders_are_refused(tmp_path):
+  with pytest.raises(SourceError, match=r"unknown kind of file a.pdf, want .txt"):
+    open_source(str(written(tmp_path / "a.pdf", "x")))
+  with pytest.raises(SourceError, match=r"holds no .txt file"):
+    open_source(str(tmp_path))
+
+
+def test_json_titles_and_ids_survive(tmp_path):
+  rows = [{"text": f"Number {n}.", "title": f"T{n}", "id": f"i{n}"} for n in range(3)]
+  path = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+  assert [(d.id, d.title, d.text) for d in open_source(str(path))] == [
+    (f"i{n}", f"T{n}", [f"Number {n}."]) for n in range(3)
+  ]

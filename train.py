@@ -1,0 +1,166 @@
+"""Trains any recipe: `python train.py --config=configs/bert.py:tiny --workdir=DIR [--config.key=value ...]`.
+
+The same command resumes. The last line on stdout is JSON: step, workdir, state_sha256, metrics. Exit codes: 0 done, 2 wrong
+input, 3 the training cannot go on, 75 stopped on request with everything saved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainer.command import USER_ERROR, Flag, parse_or_exit
+from trainer.config import to_json
+
+EXIT_FAILED = 3
+FLAGS = (
+  Flag("workdir", "", "folder of the run: config.json, metrics.jsonl, checkpoints", required=True),
+  Flag("dry_run", False, "print config, parameters, memory and batch shapes, and train nothing"),
+  Flag("allow_change", False, "resume although the config differs from the one the workdir was started with"),
+  Flag("profile_steps", "", "FIRST:LAST, a profiler trace of these steps in WORKDIR/profile"),
+  Flag("coordinator", "", "HOST:PORT of process 0 for runs of several processes outside SLURM, GKE and TPU pods"),
+  Flag("process_id", -1, "number of this process, with --coordinator"),
+  Flag("num_processes", -1, "processes of the run, with --coordinator"),
+)
+
+
+def main() -> int:
+  """Reads the command line before anything heavy is imported, then runs."""
+  command = parse_or_exit(FLAGS, __doc__.splitlines()[0])
+  import jax
+
+  from trainer import logs
+
+  _connect(command.flags)
+  leader = jax.process_index() == 0
+  logs.set_up_logging(sys.stderr.isatty())
+  if not leader:
+    logging.getLogger().setLevel(logging.WARNING)
+  try:
+    if command.flags.dry_run:
+      from trainer.dry_run import dry_run
+
+      print(json.dumps(dry_run(command.config)))
+      return 0
+    summary, stopped = train(command.config, Path(command.flags.workdir), **_options(command.flags))
+  except _failures() as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return USER_ERROR if isinstance(error, ValueError) else EXIT_FAILED
+  if leader:
+    print(json.dumps(summary))
+  from trainer.stopping import EXIT_STOPPED
+
+  return EXIT_STOPPED if stopped else 0
+
+
+def train(
+  config: Any, workdir: Path, allow_change: bool = False, profile: tuple[int, int] | None = None, feed: Any = None
+) -> tuple[dict[str, Any], bool]:
+  """Runs a resolved config in `workdir` to its last step, from wherever the workdir stands.
+
+  Args:
+    allow_change: resume under a config that differs.
+    profile: (first, last) step of a profiler trace.
+    feed: a trainer.feed.Feed; by default the corpus that the config names.
+  Returns:
+    (the summary that the command prints, whether the run was stopped on request).
+  """
+  from trainer.checkpoints import Checkpoints
+  from trainer.feed import CorpusFeed
+  from trainer.lock import RunLock
+  from trainer.logs import Live, MetricLog
+  from trainer.loop import Loop, Parts, Trace
+  from trainer.manifest import state_digest
+  from trainer.programs import Setup
+  from trainer.start import CHECKPOINTS, check_resume, program_finder, start, write_config
+  from trainer.stopping import StopRequest
+
+  with RunLock(workdir), StopRequest() as stop:
+    check_resume(workdir, config, allow_change)
+    setup = Setup.of(config)
+    feed = feed or CorpusFeed(config, workdir)
+    program_at = program_finder(setup, feed.example)
+    with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:
+      beginning = start(setup, program_at, checkpoints, feed.fingerprint)
+      logging.info("start: %s", beginning.branch)
+      write_config(workdir, config)
+      feed.save_tokenizer(workdir)
+      step = int(beginning.state.step)
+      log, live = MetricLog(workdir, step), Live(config.steps, step, sys.stderr.isatty())
+      trace = Trace(*profile, str(workdir / "profile")) if profile else None
+      meta = {"config": json.loads(to_json(config)), "data": feed.fingerprint}
+      parts = Parts(setup, feed, program_at, checkpoints, log, live, stop, meta, _mfu(setup), trace)
+      loop = Loop(parts, beginning)
+      try:
+        state = loop.run()
+        checkpoints.wait()
+      finally:
+        live.close()
+        log.close()
+      figures = loop.figures or MetricLog.last_figures(workdir)
+      summary = {"step": int(state.step), "workdir": str(workdir), "state_sha256": state_digest(state), "metrics": figures}
+      return summary, loop.stopped
+
+
+def _mfu(setup: Any) -> Any:
+  """(host batch, seconds of a step) -> share of the devices' peak in matmul FLOPs, or None for unknown devices."""
+  from models import flops
+  from trainer import chips
+
+  if type(setup.objective.model) not in flops.FORWARD:
+    return lambda batch, seconds: None
+  peak = chips.peak(setup.mesh.devices.flatten())
+  return lambda batch, seconds: flops.step_flops(setup.objective.model, batch) / seconds / peak.flops if peak else None
+
+
+def _connect(flags: Any) -> None:
+  """Joins the other processes: as the flags say, or as a cluster that jax knows does."""
+  import jax
+
+  if flags.coordinator:
+    jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, heartbeat_timeout_seconds=10)
+  elif any(name in os.environ for name in ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")):
+    jax.distributed.initialize(heartbeat_timeout_seconds=10)
+
+
+def _options(flags: Any) -> dict[str, Any]:
+  from trainer.rules import ConfigError
+
+  profile = None
+  if flags.profile_steps:
+    first, _, last = flags.profile_steps.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+      raise ConfigError(f"flag --profile_steps: got {flags.profile_steps!r}, want FIRST:LAST such as 10:15")
+    profile = (int(first), int(last))
+  return {"allow_change": flags.allow_change, "profile": profile}
+
+
+def _failures() -> tuple[type[Exception], ...]:
+  """What ends a run with one line instead of a traceback: all are a user's to mend."""
+  from data.batch import BatchError
+  from data.examples import TableError
+  from data.loader import LoaderError
+  from data.masking import MaskError
+  from data.preparation import CorpusError
+  from data.reading import SourceError
+  from data.sentences import LanguageError
+  from data.store import StoreError
+  from data.tokenizers import TokenizerError
+  from models.sharding import ShardingError
+  from trainer.lock import LockError
+  from trainer.loop import TrainingError
+  from trainer.manifest import CheckpointError
+  from trainer.rules import ConfigError
+
+  return (
+    BatchError, CheckpointError, ConfigError, CorpusError, LanguageError, LoaderError, LockError, MaskError, ShardingError,
+    SourceError, StoreError, TableError, TokenizerError, TrainingError,
+  )  # fmt: skip
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,121 @@
+"""Command lines of the programs that take a config: `--config=FILE:VARIANT --config.key=value --flag=value`.
+
+Nothing here imports jax: a wrong line ends the program with one line on stderr and code 2 before any device is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from trainer.config import load
+from trainer.rules import ConfigError, nearest
+
+USER_ERROR = 2  # exit code of a wrong command line or config
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """One flag of a program. The default fixes its type: bool, int, float or str. A required flag may not be empty."""
+
+  name: str
+  default: Any
+  help: str
+  required: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A read command line: the checked config, where it came from, and the flags by name."""
+
+  config: ConfigDict
+  source: str
+  flags: SimpleNamespace
+
+
+def parse_command(argv: Sequence[str], flags: Sequence[Flag]) -> Command:
+  """Reads the arguments after the program's name.
+
+  `--name=value` and `--name value` are the same; a bool flag alone means true.
+  Raises:
+    ConfigError: one line for an unknown, repeated, missing or unreadable flag, and for all that `load` refuses.
+  """
+  known = {flag.name: flag for flag in flags}
+  given = _pairs(argv, known)
+  values = {flag.name: flag.default for flag in flags}
+  for name, text in given.items():
+    if name in known:
+      values[name] = _read(known[name], text)
+  if "config" not in given:
+    raise ConfigError("flag --config is missing; say for example --config=configs/bert.py:tiny")
+  for flag in flags:
+    if flag.required and values[flag.name] == "":
+      raise ConfigError(f"flag --{flag.name} is missing: {flag.help}")
+  prefix = "config."
+  overrides = {name.removeprefix(prefix): text for name, text in given.items() if name.startswith(prefix)}
+  return Command(load(given["config"], overrides), given["config"], SimpleNamespace(**values))
+
+
+def parse_or_exit(flags: Sequence[Flag], summary: str) -> Command:
+  """`parse_command` of sys.argv; --help prints and ends with 0, a ConfigError prints its line and ends with 2."""
+  if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+    print(usage(flags, summary))
+    raise SystemExit(0)
+  try:
+    return parse_command(sys.argv[1:], flags)
+  except ConfigError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(USER_ERROR) from None
+
+
+def usage(flags: Sequence[Flag], summary: str) -> str:
+  """What --help prints."""
+  rows = [
+    ("--config=FILE:VARIANT", "recipe and variant, or the config.json of an earlier run (required)"),
+    ("--config.KEY=VALUE", "another value for one key of the recipe, for example --config.optimizer.lr=3e-4"),
+    *((f"--{f.name}={type(f.default).__name__}", f.help + (" (required)" if f.required else "")) for f in flags),
+  ]
+  width = max(len(left) for left, _ in rows)
+  return "\n".join([summary, "", *(f"  {left:<{width}}  {right}" for left, right in rows)])
+
+
+def _pairs(argv: Sequence[str], known: dict[str, Flag]) -> dict[str, str]:
+  """{flag: text} of the arguments; each flag once."""
+  given: dict[str, str] = {}
+  rest = list(argv)
+  while rest:
+    argument = rest.pop(0)
+    name, equals, text = argument.removeprefix("--").partition("=")
+    if not argument.startswith("--") or not name:
+      raise ConfigError(f"argument {argument!r}: want --flag=value")
+    if name != "config" and not name.startswith("config.") and name not in known:
+      near = nearest(name, ["config", *known])
+      raise ConfigError(f"flag --{name} is unknown; did you mean --{near}, or --config.{name} for a key of the recipe?")
+    if name in given:
+      raise ConfigError(f"flag --{name} is given twice; once is enough")
+    if not equals:
+      if name in known and isinstance(known[name].default, bool):
+        text = "true"
+      elif not rest or rest[0].startswith("--"):
+        raise ConfigError(f"flag --{name} has no value; want --{name}=VALUE")
+      else:
+        text = rest.pop(0)
+    given[name] = text
+  return given
+
+
+def _read(flag: Flag, text: str) -> Any:
+  kind = type(flag.default)
+  if kind is bool:
+    if text.lower() not in ("true", "false"):
+      raise ConfigError(f"flag --{flag.name}: got {text!r}, want true or false")
+    return text.lower() == "true"
+  try:
+    return kind(text)
+  except ValueError:
+    raise ConfigError(f"flag --{flag.name}: got {text!r}, want {kind.__name__}") from None

@@ -1,0 +1,315 @@
+"""Configs: a recipe file or an earlier run's config.json, overrides, checks, the saved form, and stages.
+
+Nothing here imports jax, so a wrong config ends a command before any device is touched. Every ConfigError is one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from trainer.rules import ConfigError, check_value, contradictions, nearest
+
+SCHEMA = 1  # of the saved form; rises when a key changes its meaning
+ROOT = Path(__file__).resolve().parent.parent
+
+# Keys that a resumed run may change freely: they alter no update. `init_*` and `resume_from` only say how a run began.
+FREE_ON_RESUME = frozenset(
+  ("recipe", "init_from", "init_map", "resume_from", "eval_every", "save_every", "log_every", "keep_checkpoints",
+   "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers", "data.prefetch")
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stretch of training with its own shape.
+
+  start: the step of its first update. length, batch_size, max_predictions: of its batches. freeze: patterns of
+  parameter paths that do not train. reset_optimizer: fresh moments and schedule at `start`. copy: pairs (from, to) of
+  parameter paths copied at `start`.
+  """
+
+  start: int
+  steps: int
+  length: int
+  batch_size: int
+  max_predictions: int
+  freeze: tuple[str, ...] = ()
+  reset_optimizer: bool = False
+  copy: tuple[tuple[str, str], ...] = ()
+
+  @property
+  def end(self) -> int:
+    return self.start + self.steps
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "tuple", dict: "dict"}
+_STAGE_TYPES = {
+  "steps": int, "length": int, "batch_size": int, "max_predictions": int, "freeze": tuple, "reset_optimizer": bool,
+  "copy": dict,
+}  # fmt: skip
+
+
+def load(source: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+  """The checked, locked config of a recipe (`configs/bert.py:base`) or of an earlier run (`DIR/config.json`).
+
+  Args:
+    source: file, and for recipes a variant after a colon.
+    overrides: dotted key -> value; text is read as the type of the key.
+  Raises:
+    ConfigError: naming the key, what it is and what it must be, and the nearest key or file.
+  """
+  path, variant = _split(source)
+  if path.endswith(".json"):
+    if variant is not None:
+      raise ConfigError(f"config {source}: a saved config takes no variant after the colon")
+    config = from_json(_text(path), path)
+  else:
+    config = _build(source)
+  try:
+    for key, value in (overrides or {}).items():
+      _override(config, key, value)
+    _check(config)
+  except ConfigError as error:
+    raise ConfigError(f"{error} ({source})") from error
+  return config
+
+
+def validate(config: ConfigDict) -> None:
+  """Holds keys and types against the recipe that the config names, values against their rules, and keys together.
+
+  Raises:
+    ConfigError: for the first thing that is wrong.
+  """
+  try:
+    _check(config)
+  except ConfigError as error:
+    raise ConfigError(f"{error} ({config.recipe if 'recipe' in config else 'no recipe'})") from error
+
+
+def _check(config: ConfigDict) -> None:
+  if "recipe" not in config or not isinstance(config.recipe, str) or not config.recipe:
+    raise ConfigError("config key recipe: is missing or empty, want FILE.py or FILE.py:VARIANT; use load()")
+  values, schema = flatten(config), flatten(_build(config.recipe))
+  for key in values:
+    if key not in schema:
+      raise ConfigError(f"config key {key}: unknown; did you mean {nearest(key, schema)}?")
+  for key, model in schema.items():
+    if key not in values:
+      raise ConfigError(f"config key {key}: is missing; the recipe says {model!r}")
+    _check_type(key, values[key], type(model))
+  for key, value in values.items():
+    if key in ("model.name", "objective.name") and value != schema[key]:
+      raise ConfigError(f"config key {key}: got {value!r}, want {schema[key]!r}, fixed by the recipe")
+    check_value(key, value)
+  for number, stage in enumerate(config.stages):
+    _check_stage(f"stages.{number}", stage)
+  for problem in contradictions(config, stages(config)):
+    raise ConfigError(f"config: {problem}")
+
+
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
+  """The stages of a run, with what they do not say taken from the config; no stages = one of `steps`."""
+  resolved, start = [], 0
+  for given in config.stages or ({"steps": config.steps},):
+    own = {
+      "length": config.data.length,
+      "batch_size": config.batch_size,
+      "max_predictions": config.data.max_predictions if "max_predictions" in config.data else 0,
+      **given,
+    }
+    own["copy"] = tuple(own["copy"].items()) if "copy" in own else ()
+    resolved.append(Stage(start=start, **own))
+    start += own["steps"]
+  return tuple(resolved)
+
+
+def stage_at(stages: tuple[Stage, ...], step: int) -> Stage:
+  """The stage of the update that follows `step` applied ones; the last stage at and after the end."""
+  return next((stage for stage in stages if step < stage.end), stages[-1])
+
+
+def to_json(config: ConfigDict) -> str:
+  """The saved form: `schema` and every key, sorted; tuples become lists. Equal configs give equal text."""
+  return json.dumps({"schema": SCHEMA, **config.to_dict()}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
+  """The locked config of `to_json`; raises ConfigError. Values are checked by `validate`, not here."""
+  try:
+    values = json.loads(text)
+  except ValueError as error:
+    raise ConfigError(f"config {where}: no JSON: {error}") from error
+  if not isinstance(values, dict) or "schema" not in values:
+    raise ConfigError(f"config {where}: got no key schema, want a config.json that a run has written")
+  if values["schema"] != SCHEMA:
+    raise ConfigError(f"config {where}: got schema {values['schema']!r}, want {SCHEMA}; start from the recipe again")
+  del values["schema"]
+  return ConfigDict(_tuples(values)).lock()
+
+
+def difference(old: ConfigDict, new: ConfigDict, ignore: frozenset[str] = frozenset()) -> list[str]:
+  """Lines `key: old -> new` of the keys that differ and are not in `ignore` (FREE_ON_RESUME)."""
+  before, after = _leaves(old), _leaves(new)
+  lines = []
+  for key in [*before, *(key for key in after if key not in before)]:
+    pair = [repr(leaves[key]) if key in leaves else "(none)" for leaves in (before, after)]
+    if pair[0] != pair[1] and key not in ignore:
+      lines.append(f"{key}: {pair[0]} -> {pair[1]}")
+  return lines
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """{dotted key: value} of every leaf; `stages` is one leaf."""
+  leaves = {}
+  for name in config:
+    if isinstance(config[name], ConfigDict):
+      leaves |= flatten(config[name], f"{prefix}{name}.")
+    else:
+      leaves[prefix + name] = config[name]
+  return leaves
+
+
+def _leaves(config: ConfigDict) -> dict[str, Any]:
+  """`flatten` with lists as tuples and stages taken apart."""
+  leaves = {key: _tuples(value) for key, value in flatten(config).items()}
+  for number, stage in enumerate(leaves.pop("stages", ())):
+    leaves |= {f"stages.{number}.{name}": value for name, value in stage.items()}
+  return leaves
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _split(source: str) -> tuple[str, str | None]:
+  path, colon, variant = source.partition(":")
+  return path, variant if colon else None
+
+
+def _file(path: str) -> Path:
+  """The file as named from here, or from the project's root."""
+  for candidate in (Path(path), ROOT / path):
+    if candidate.is_file():
+      return candidate.resolve()
+  recipes = [f"configs/{file.name}" for file in sorted((ROOT / "configs").glob("[!_]*.py")) if file.stem != "common"]
+  raise ConfigError(f"config {path}: no such file; did you mean {nearest(path, recipes)}?")
+
+
+def _text(path: str) -> str:
+  try:
+    return _file(path).read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise ConfigError(f"config {path}: cannot be read: {error}") from error
+
+
+def _build(source: str) -> ConfigDict:
+  """The recipe's own config, with `recipe` filled in."""
+  path, variant = _split(source)
+  if not path.endswith(".py"):
+    near = (f"{path}.py", f"{path.rstrip('/')}/config.json")
+    hint = next((name for name in near if Path(name).is_file() or (ROOT / name).is_file()), "configs/bert.py:tiny")
+    raise ConfigError(f"config {source!r}: want FILE.py, FILE.py:VARIANT or FILE.json; did you mean {hint}?")
+  file = _file(path)
+  config = _call(file, path, () if variant is None else (variant,))
+  name = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else str(file)
+  config.recipe = name if variant is None else f"{name}:{variant}"
+  return config.lock()
+
+
+def _call(file: Path, path: str, arguments: tuple[str, ...]) -> ConfigDict:
+  """get_config(*arguments) of a recipe file; whatever the recipe raises becomes one line."""
+  spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+  module: ModuleType = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*arguments)
+  except Exception as error:  # a recipe is the user's own code
+    kind = "" if type(error).__name__ == "VariantError" else f"{type(error).__name__}: "
+    raise ConfigError(f"config {path}: {kind}{' '.join(str(error).split())}") from error
+  if not isinstance(config, ConfigDict) or "recipe" not in config:
+    raise ConfigError(f"config {path}: get_config gives no ConfigDict with the keys of configs.common.base()")
+  return config
+
+
+def _override(config: ConfigDict, key: str, value: Any) -> None:
+  keys = list(flatten(config))
+  if re.fullmatch(r"stages\.\d+\.\w+", key):
+    return _override_stage(config, key, value)
+  if key == "recipe":
+    raise ConfigError("config key recipe: follows from --config, set that instead")
+  if key not in keys:
+    inside = [known for known in keys if known.startswith(key + ".")]
+    want = f"is a group, set one of {', '.join(inside)}" if inside else f"unknown; did you mean {nearest(key, keys)}?"
+    raise ConfigError(f"config key {key}: {want}")
+  *groups, name = key.split(".")
+  group = config
+  for step in groups:
+    group = group[step]
+  value = _read(key, value, type(group[name]))
+  _check_type(key, value, type(group[name]))
+  group[name] = value
+
+
+def _override_stage(config: ConfigDict, key: str, value: Any) -> None:
+  _, number, name = key.split(".")
+  given = list(config.stages)
+  if int(number) >= len(given):
+    raise ConfigError(f"config key {key}: there are {len(given)} stages, counted from 0")
+  if name not in _STAGE_TYPES:
+    near = f"stages.{number}.{nearest(name, _STAGE_TYPES)}"
+    raise ConfigError(f"config key {key}: unknown; did you mean {near}?")
+  given[int(number)] = {**given[int(number)], name: _read(key, value, _STAGE_TYPES[name])}
+  config.stages = tuple(given)
+
+
+def _read(key: str, value: Any, kind: type) -> Any:
+  """`value` as the type `kind`, where it is text of one; a whole number will do for a float."""
+  if kind is float and type(value) is int:
+    return float(value)
+  if not isinstance(value, str) or kind is str:
+    return _tuples(value) if kind is tuple else value
+  text = value.strip()
+  if kind is bool and text.lower() in ("true", "false"):
+    return text.lower() == "true"
+  if kind is int and re.fullmatch(r"[+-]?\d+(_\d+)*", text):
+    return int(text)
+  try:
+    if kind is float:
+      return float(text)
+    if kind in (tuple, dict) and text[:1] in ("(", "[", "{"):
+      return _tuples(ast.literal_eval(text))
+  except (ValueError, SyntaxError):
+    raise ConfigError(f"config key {key}: got {value!r}, want {_KINDS[kind]}") from None
+  if kind is tuple:
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+  raise ConfigError(f"config key {key}: got {value!r}, want {_KINDS[kind]}")
+
+
+def _check_type(key: str, value: Any, kind: type) -> None:
+  if type(value) is not kind:
+    raise ConfigError(f"config key {key}: got {value!r}, want {_KINDS[kind]}")
+
+
+def _check_stage(key: str, stage: Any) -> None:
+  _check_type(key, stage, dict)
+  for name, value in stage.items():
+    if name not in _STAGE_TYPES:
+      raise ConfigError(f"config key {key}.{name}: unknown; did you mean {key}.{nearest(str(name), _STAGE_TYPES)}?")
+    _check_type(f"{key}.{name}", value, _STAGE_TYPES[name])
+    check_value(f"{key}.{name}", value)
+  if "steps" not in stage:
+    raise ConfigError(f"config key {key}.steps: is missing; every stage says how many steps it has")
+  if any(not isinstance(end, str) for pair in stage.get("copy", {}).items() for end in pair):
+    raise ConfigError(f"config key {key}.copy: got {stage['copy']!r}, want parameter paths, {{'from': 'to'}}")

@@ -1,0 +1,37 @@
+"""Evaluation on every held-out batch once: sums over the whole set, divided once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainer.feed import Feed
+from trainer.programs import Program
+
+
+def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None] = lambda: None) -> dict[str, float]:
+  """{name: figure} over the held-out set; {} where there is none. A recurrent state of its own runs from zero.
+
+  Args:
+    params: on the devices.
+    tick: called after each batch.
+  """
+  objective = program.setup.objective
+  carry, total, baseline = None, None, {}
+  for number, host in enumerate(feed.held_out(program.stage)):
+    if number == 0:
+      carry = jax.device_put(objective.carry(host))
+    batch = program.place(host)
+    *figures, carry = program.evaluate(params, carry, batch, jax.device_put(np.int32(number)))
+    figures = jax.device_get(figures)
+    total = figures if total is None else jax.tree.map(np.add, total, figures)
+    for name, pair in feed.baseline(host).items():
+      baseline[name] = np.add(baseline.get(name, (0.0, 0.0)), pair)
+    tick()
+  if total is None:
+    return {}
+  means = {name: float(value / max(count, 1.0)) for name, (value, count) in baseline.items()}
+  return objective.report(*total) | means

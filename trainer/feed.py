@@ -1,0 +1,136 @@
+"""What a run reads: the contract of a feed, and the feed of masked batches from a prepared corpus.
+
+A feed is a pure function of config and cursor, so nothing of it is ever saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from data import tokenizers
+from data.examples import Options
+from data.loader import Pipeline, Settings, evaluation_batches, prefetch
+from data.masking import Masking
+from data.preparation import Training, prepare
+from data.store import open_store, unigram_counts
+from data.tables import load_or_build_tables
+from data.tokenizers import wordpiece
+from trainer.config import Stage
+
+
+class Feed(Protocol):
+  """Batches of every stage, on the host; each process gets its own rows."""
+
+  fingerprint: str  # of the data: a run goes on with no other
+
+  def example(self, stage: Stage) -> Any:
+    """A whole batch of the stage's shapes."""
+
+  def batches(self, stage: Stage, cursor: int) -> Iterator[tuple[int, Any]]:
+    """(cursor, batch) from `cursor` on, without end."""
+
+  def held_out(self, stage: Stage) -> Iterator[Any]:
+    """Every held-out batch once."""
+
+  def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
+    """{name: (sum, count)} of what a model that knows only frequencies scores on a held-out batch."""
+
+  def save_tokenizer(self, workdir: Path) -> None:
+    """Puts the tokenizer into WORKDIR/tokenizer, so that the model stands without its corpus."""
+
+
+class CorpusFeed:
+  """Masked batches of a corpus that is prepared in `data.dir` (empty: WORKDIR/data) when it is not there yet."""
+
+  def __init__(self, config: Any, workdir: Path):
+    self._config, data = config, config.data
+    directory = Path(data.dir) if data.dir else workdir / "data"
+    training = Training(
+      functools.partial(wordpiece.train, vocab_size=config.model.vocab_size, lowercase=data.lowercase, words=data.words),
+      {"kind": "wordpiece", "vocab_size": config.model.vocab_size, "lowercase": data.lowercase, "words": data.words},
+    )
+    source = tokenizers.load(data.tokenizer, data.lowercase, data.words) if data.tokenizer else training
+    if data.tokenizer:
+      tokenizers.validate(source, config.model.vocab_size)
+    self.card = prepare(
+      data.source, source, directory, language=data.language, seed=config.seed, holdout=data.holdout,
+      workers=data.workers, report=_Report(directory),
+    )  # fmt: skip
+    self.tokenizer = tokenizers.load(directory / "tokenizer")
+    tokenizers.validate(self.tokenizer, config.model.vocab_size)
+    self.fingerprint = self.card["fingerprint"]
+    self._tables, self._stores = directory / "tables", {s: open_store(directory, s) for s in self.card["splits"]}
+    counts = unigram_counts(self._stores["train"], config.model.vocab_size)
+    # add-one smoothing: a held-out token that training never shows still has a finite cost
+    self._log_frequency = np.log((counts + 1.0) / (counts.sum() + len(counts)))
+
+  def example(self, stage: Stage) -> Any:
+    return self._pipeline(stage).batch(0)
+
+  def batches(self, stage: Stage, cursor: int) -> Iterator[tuple[int, Any]]:
+    data = self._config.data
+    return prefetch(self._pipeline(stage), cursor, workers=0, threads=data.workers or 1, buffer=data.prefetch, rows=_own_rows(stage))
+
+  def held_out(self, stage: Stage) -> Iterator[Any]:
+    if "validation" not in self._stores:
+      return
+    table = self._table("validation", stage.length, passes=1)[0]
+    store, settings = self._stores["validation"], self._settings(stage)
+    yield from evaluation_batches(table, store, settings, self._config.seed, _own_rows(stage))
+
+  def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
+    costs = -self._log_frequency[batch.labels] * batch.weights
+    return {"unigram_loss": (float(costs.sum()), float(batch.weights.sum()))}
+
+  def save_tokenizer(self, workdir: Path) -> None:
+    if jax.process_index() == 0:
+      self.tokenizer.save(workdir / "tokenizer")
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019  one stage at a time, for the life of the run
+  def _pipeline(self, stage: Stage) -> Pipeline:
+    tables = self._table("train", stage.length, self._config.data.passes)
+    return Pipeline(tables, self._stores["train"], self._settings(stage), self._config.seed)
+
+  def _table(self, split: str, length: int, passes: int) -> Any:
+    data, pair = self._config.data, self._config.objective.pair
+    options = Options(
+      data.format, length, data.pack, task="nsp" if pair == "none" else pair, short_share=data.short_rate,
+      short_by=data.short_by, same_document_negatives=data.same_document_negatives,
+      singles_are_negatives=data.singles_are_negatives, separators=data.separators,
+    )  # fmt: skip
+    return load_or_build_tables(self._tables, self._stores[split], options, self._config.seed, passes)
+
+  def _settings(self, stage: Stage) -> Settings:
+    data = self._config.data
+    masking = Masking(
+      data.masking, data.mask_rate, stage.max_predictions, data.mask_share, data.random_share,
+      max(0.0, 1 - data.mask_share - data.random_share), data.static_copies if data.static_masks else 0,
+      data.join_across_separators,
+    )  # fmt: skip
+    return Settings(stage.batch_size, self.tokenizer.special, self.tokenizer.vocab_size, masking)
+
+
+def _own_rows(stage: Stage) -> slice:
+  """This process's share of a batch: the rows that its devices hold."""
+  share = stage.batch_size // jax.process_count()
+  return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+class _Report:
+  """Preparation progress as log lines: the first documents of a stage, then every doubling."""
+
+  def __init__(self, directory: Path):
+    self._directory, self._done, self._next = directory, {}, {}
+
+  def __call__(self, stage: str, documents: int) -> None:
+    self._done[stage] = self._done.get(stage, 0) + documents
+    if self._done[stage] >= self._next.get(stage, 1):
+      logging.info("preparing %s: %s, %d documents", self._directory, stage, self._done[stage])
+      self._next[stage] = 2 * self._done[stage]

@@ -1,0 +1,105 @@
+"""Trained models from the folders that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import models
+from data.batch import Tokens
+from data.tokenizers import Tokenizer, validate
+from trainer.config import flatten, from_json, stages
+from trainer.manifest import CheckpointError
+from trainer.restore import Reader
+from trainer.rules import check_value
+from trainer.texts import CONFIG, InputError, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+  """A model that is ready to run.
+
+  max_length: tokens of the longest texts that it was trained on; later positions, if it has any, never learned.
+  source: where it came from, for messages.
+  """
+
+  model: Any
+  params: dict
+  tokenizer: Tokenizer
+  config: Any
+  max_length: int
+  source: str
+
+
+def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
+  """The model of a training run.
+
+  Args:
+    path: its workdir: `config.json`, `tokenizer/` and `checkpoints/`, of which the newest good one is taken.
+    dtype: of matrix products, float32 or bfloat16; by default float32 on CPUs and the run's own elsewhere.
+  Raises:
+    InputError, ConfigError, TokenizerError: the folder or a part of it is missing or damaged, or they do not fit.
+  """
+  folder = Path(path)
+  if not folder.is_dir():
+    raise InputError(f"model {folder}: no such directory, want a workdir of train.py")
+  if not (folder / CONFIG).is_file():
+    raise InputError(f"model {folder}: has no {CONFIG}, want a workdir of train.py")
+  layout = _layout(folder)
+  if layout not in LAYOUTS:
+    raise InputError(f"model {folder}: is a folder of {layout}, want a {' or '.join(LAYOUTS)} of train.py")
+  return LAYOUTS[layout](folder, dtype)
+
+
+def _layout(folder: Path) -> str:
+  """What kind of folder has this config.json; a damaged one is left to the reader of workdirs."""
+  try:
+    values = json.loads((folder / CONFIG).read_bytes())
+  except ValueError:
+    return "workdir"
+  ours = not isinstance(values, dict) or "schema" in values or not values.keys() & {"model_type", "architectures"}
+  return "workdir" if ours else "Hugging Face weights"
+
+
+def load_workdir(folder: Path, dtype: str | None) -> Loaded:
+  """`load_model` of a workdir. Its recipe need not exist any more."""
+  config = from_json((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder / CONFIG))
+  config = config.copy_and_resolve_references()
+  try:
+    with config.unlocked():
+      config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
+    for key, value in flatten(config).items():
+      check_value(key, value)
+    model = models.build(config)
+    trained, positions = max(stage.length for stage in stages(config)), config.model.max_positions
+    tokenizer = load_tokenizer(folder)
+    validate(tokenizer, config.model.vocab_size)
+  except (AttributeError, KeyError, TypeError) as error:
+    reason = " ".join(str(error).split())
+    raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
+  params, step = _newest_params(folder, model)
+  return Loaded(model, params, tokenizer, config, min(trained, positions), f"{folder} step {step}")
+
+
+def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
+  """Parameters of the newest good checkpoint, on the default device, and its step."""
+  zeros = np.zeros((1, 2), np.int32)
+  example = Tokens(ids=zeros, types=zeros, segments=zeros, positions=zeros)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example, method="everything")["params"])
+  try:
+    found = Reader(folder / "checkpoints").restore_params(shapes)
+  except CheckpointError as error:
+    raise InputError(f"model {folder}: {error}") from error
+  if found is None:
+    raise InputError(f"model {folder}: has no good checkpoint, want one in checkpoints/; train it, or wait for a save")
+  return found[0], found[1]["step"]
+
+
+LAYOUTS: dict[str, Callable[[Path, str | None], Loaded]] = {"workdir": load_workdir}

@@ -1,0 +1,108 @@
+"""Where figures go: metrics.jsonl, TensorBoard files, and a live line on the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+def set_up_logging(terminal: bool) -> None:
+  """The project's log on stderr, without the chatter of the libraries."""
+  handler = RichHandler(console=Console(stderr=True), show_path=False) if terminal else logging.StreamHandler(sys.stderr)
+  if not terminal:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+  logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+  for name in ("jax", "orbax", "absl", "grain", "tensorstore"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class MetricLog:
+  """metrics.jsonl and TensorBoard events of one run. On resume, lines past the restored step are cut away first."""
+
+  def __init__(self, workdir: Path, step: int):
+    self._path = workdir / METRICS
+    self._cut(step)
+    self._file = self._path.open("a", encoding="utf-8")
+    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+  def write(self, step: int, figures: dict[str, float]) -> None:
+    """One line: the step, then the figures by name."""
+    self._file.write(json.dumps({"step": step, **figures}) + "\n")
+    self._file.flush()
+    for name, value in figures.items():
+      self._board.add_scalar(name, value, step)
+
+  def rewind(self, step: int) -> None:
+    """Forgets what was written after `step` (a rollback)."""
+    self._file.close()
+    self._cut(step)
+    self._file = self._path.open("a", encoding="utf-8")
+
+  def close(self) -> None:
+    self._file.close()
+    self._board.close()
+
+  @staticmethod
+  def last_figures(workdir: Path) -> dict[str, float]:
+    """The newest value of every figure in a workdir's metrics.jsonl."""
+    figures: dict[str, float] = {}
+    for line in (workdir / METRICS).read_text(encoding="utf-8").splitlines():
+      figures |= json.loads(line)
+    return {name: value for name, value in figures.items() if name != "step"}
+
+  def _cut(self, step: int) -> None:
+    if not self._path.exists():
+      return
+    kept = []
+    for line in self._path.read_text(encoding="utf-8").splitlines():
+      try:
+        if json.loads(line)["step"] <= step:
+          kept.append(line)
+      except ValueError:
+        break  # a kill can cut the last line short
+    temporary = self._path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, self._path)
+
+
+class Live:
+  """Progress of the run: a bar with ETA and figures on a terminal; elsewhere a log line for every report."""
+
+  def __init__(self, total: int, done: int, terminal: bool):
+    self._terminal = terminal
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
+    self._progress = Progress(
+      *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), disable=not terminal
+    )
+    self._total, self._started, self._first = total, time.monotonic(), done
+    self._task = self._progress.add_task("starting", total=total, completed=done)
+    self._progress.start()
+
+  def advance(self, step: int) -> None:
+    self._progress.update(self._task, completed=step)
+
+  def report(self, step: int, figures: dict[str, float]) -> None:
+    """Shows figures; off a terminal, writes them with the time left."""
+    text = " ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())
+    self._progress.update(self._task, completed=step, description=text)
+    if not self._terminal:
+      pace = (time.monotonic() - self._started) / max(step - self._first, 1)
+      logging.info("step %d/%d  %s  ETA %.0f s", step, self._total, text, pace * (self._total - step))
+
+  def note(self, text: str) -> None:
+    """Says what the run is busy with besides steps."""
+    self._progress.update(self._task, description=text)
+
+  def close(self) -> None:
+    self._progress.stop()

@@ -1,0 +1,197 @@
+"""What the value of a config key may be, and which values contradict each other. Types come from the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+  """A config that cannot run; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """A test of one value, and what to say when it fails."""
+
+  want: str
+  holds: Callable[[Any], bool]
+  choices: tuple[str, ...] = ()
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+  """The one of `names` that looks most like `name`, as a whole and by its last part, spelled out or shortened."""
+  last = name.split(".")[-1]
+
+  def likeness(other: str) -> float:
+    end = other.split(".")[-1]
+    parts = 0.8 if _shortens(end, last) or _shortens(last, end) else 0.0
+    return _ratio(name, other) + max(_ratio(last, end), parts)
+
+  return max(names, key=likeness)
+
+
+def _ratio(one: str, other: str) -> float:
+  return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _shortens(short: str, long: str) -> bool:
+  """Whether `short` is the first letters of the words of `long` (lr, wd)."""
+  return short == "".join(word[:1] for word in long.split("_")) != ""
+
+
+def _one_of(*names: str) -> Rule:
+  return Rule(f"one of {', '.join(names)}", lambda value: value in names, names)
+
+
+def _number(low: float, want: str, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Rule:
+  def holds(value: float) -> bool:
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    return math.isfinite(value) and above and below
+
+  return Rule(want, holds)
+
+
+def _is_regex(pattern: Any) -> bool:
+  try:
+    re.compile(pattern)
+  except (re.error, TypeError):
+    return False
+  return True
+
+
+def _is_language(value: str) -> bool:
+  return re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)*", value) is not None
+
+
+def _is_loss_scale(value: str) -> bool:
+  if value in ("mean", "sum"):
+    return True
+  try:
+    return math.isfinite(float(value)) and float(value) > 0
+  except ValueError:
+    return False
+
+
+def _is_pairs(value: tuple) -> bool:
+  return all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(end, str) for end in p) for p in value)
+
+
+_COUNT = _number(1, "a whole number of at least 1")
+_SHARE = _number(0, "a share from 0 to 1", high=1)
+_BELOW_ONE = _number(0, "a number from 0 to below 1", high=1, open_high=True)
+_POSITIVE = _number(0, "a finite number above 0", open_low=True)
+_NOT_NEGATIVE = _number(0, "a finite number of at least 0")
+_WHOLE = _number(0, "a whole number of at least 0")
+_PATTERNS = Rule("regular expressions", lambda value: all(map(_is_regex, value)))
+
+# Key pattern -> rule, first match; a number without a rule must be finite and not negative.
+RULES: tuple[tuple[str, Rule], ...] = (
+  (r"seed", _number(0, "a whole number from 0 to 2147483647", high=2**31 - 1)),
+  (r"steps|batch_size|micro_batches|(eval|save|log)_every|keep_checkpoints|max_skips", _COUNT),
+  (r"dtype", _one_of("float32", "bfloat16")),
+  (r"init_map", Rule("pairs of parameter paths, (('there', 'here'),)", _is_pairs)),
+  (r"mesh\.data", Rule("-1 (all devices) or a whole number of at least 1", lambda value: value == -1 or value >= 1)),
+  (r"mesh\.model", _COUNT),
+  (r"mesh\.shard_params", _one_of("none", "optimizer", "all")),
+  (r"data\.length|stages\.\d+\.length", _number(8, "a whole number from 8 to 65535", high=65535)),
+  (r"data\.pack", _number(1, "a whole number from 1 to 255", high=255)),
+  (r"data\.(passes|static_copies|max_predictions|prefetch)", _COUNT),
+  (r"data\.mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
+  (r"data\.holdout", _BELOW_ONE),
+  (r"data\.\w+_(rate|share)", _SHARE),
+  (r"data\.format", _one_of("segment_pairs", "full_sentences", "doc_sentences")),
+  (r"data\.short_by", _one_of("document", "example")),
+  (r"data\.separators", _one_of("sentence", "document")),
+  (r"data\.words", _one_of("pieces", "text")),
+  (r"data\.source", Rule("the name of a corpus", lambda value: bool(value.strip()))),
+  (r"data\.language", Rule("a language code in lower case such as en", _is_language)),
+  (r"data\.masking", _one_of("token", "whole_word")),
+  (r"model\.vocab_size", _number(8, "a whole number of at least 8")),
+  (r"model\.(layers|hidden|heads|ffn|max_positions|types|unroll)", _COUNT),
+  (r"model\.(\w+_)?dropout", _BELOW_ONE),
+  (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu")),
+  (r"model\.(norm_eps|init_std)", _POSITIVE),
+  (r"model\.remat", _one_of("none", "dots", "full")),
+  (r"objective\.pair", _one_of("nsp", "none")),
+  (r"objective\.loss_scale", Rule("mean, sum or a number above 0", _is_loss_scale)),
+  (r"optimizer\.name", _one_of("adamw", "sgd")),
+  (r"optimizer\.(lr|eps)", _POSITIVE),
+  (r"optimizer\.b[12]", _BELOW_ONE),
+  (r"optimizer\.schedule", _one_of("bert", "linear", "constant")),
+  (r"optimizer\.decay_exclude|stages\.\d+\.freeze", _PATTERNS),
+  (r"stages\.\d+\.(steps|batch_size|max_predictions)", _COUNT),
+)
+
+
+def check_value(key: str, value: Any) -> None:
+  """Holds one value of the right type against its rule; raises ConfigError."""
+  rule = next((rule for pattern, rule in RULES if re.fullmatch(pattern, key)), None)
+  if rule is None and isinstance(value, int | float):
+    rule = _WHOLE if isinstance(value, int) else _NOT_NEGATIVE
+  if rule is not None and not rule.holds(value):
+    hint = f"; did you mean {nearest(value, rule.choices)}?" if rule.choices else ""
+    raise ConfigError(f"config key {key}: got {value!r}, want {rule.want}{hint}")
+
+
+def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
+  """One line for each pair of keys that cannot both stand. Keys that a recipe does not have contradict nothing."""
+  yield from _model_contradictions(config)
+  yield from _data_contradictions(config)
+  for number, stage in enumerate(stages):
+    where = f"stages.{number}." if config.stages else ""
+    yield from _stage_contradictions(config, stage, where)
+  total = sum(stage.steps for stage in stages)
+  if total != config.steps:
+    yield (
+      f"steps is {config.steps}, but stages add up to {total}; set --config.steps={total}, "
+      "--config.stages.0.steps=N or --config.stages='()'"
+    )
+  if config.optimizer.warmup_steps > config.steps:
+    yield (
+      f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, want at most steps = {config.steps}; "
+      "set --config.optimizer.warmup_steps=N"
+    )
+  if config.init_map and not config.init_from:
+    yield "init_map is set, but init_from is empty; name the run or weights to start from"
+
+
+def _model_contradictions(config: ConfigDict) -> Iterator[str]:
+  model = config.model
+  if "heads" in model and model.hidden % model.heads:
+    yield f"model.hidden is {model.hidden}, want a multiple of model.heads = {model.heads}"
+
+
+def _data_contradictions(config: ConfigDict) -> Iterator[str]:
+  data = config.data
+  if "mask_share" in data and data.mask_share + data.random_share > 1 + 1e-9:
+    yield f"data.mask_share + data.random_share is {data.mask_share + data.random_share:g}, want at most 1"
+  if "pair" in config.objective and config.objective.pair != "none":
+    if not data.format.endswith("_pairs"):
+      yield (
+        f"objective.pair is {config.objective.pair}, but data.format {data.format} has no pairs; "
+        "set --config.objective.pair=none"
+      )
+    if config.model.types < 2:
+      yield f"model.types is {config.model.types}, want at least 2 with objective.pair = {config.objective.pair}"
+
+
+def _stage_contradictions(config: ConfigDict, stage: Any, where: str) -> Iterator[str]:
+  rows, parts = stage.batch_size, config.micro_batches
+  length = f"{where}length" if where else "data.length"
+  if rows % parts:
+    yield f"{where}batch_size is {rows}, want a multiple of micro_batches = {parts}"
+  elif config.mesh.data > 1 and rows // parts % config.mesh.data:
+    yield f"{where}batch_size is {rows}, want a multiple of micro_batches x mesh.data = {parts} x {config.mesh.data}"
+  if "max_positions" in config.model and stage.length > config.model.max_positions:
+    yield f"{length} is {stage.length}, want at most model.max_positions = {config.model.max_positions}"
+  if stage.max_predictions > stage.length:
+    key = f"{where}max_predictions" if where else "data.max_predictions"
+    yield f"{key} is {stage.max_predictions}, want at most {length} = {stage.length}"

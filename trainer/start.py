@@ -1,0 +1,143 @@
+"""How a run starts. The order is total: resume this workdir > resume a named run > parameters from `init_from` > scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from models.paths import merge, named_leaves
+from trainer.checkpoints import Checkpoints
+from trainer.config import FREE_ON_RESUME, difference, from_json, load, stage_at, to_json
+from trainer.programs import Program, Setup
+from trainer.restore import Reader
+from trainer.rules import ConfigError
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A state to go on from. branch: which of the four it was, from where. streak: updates skipped in a row just before."""
+
+  state: Any
+  branch: str
+  streak: int = 0
+
+
+def check_resume(workdir: Path, config: Any, allow_change: bool) -> None:
+  """Refuses a config that differs from the one this workdir was started with, key by key, unless that is allowed."""
+  path = workdir / CONFIG
+  if not path.exists():
+    return
+  changed = difference(from_json(path.read_text(encoding="utf-8"), str(path)), config, ignore=FREE_ON_RESUME)
+  if changed and not allow_change:
+    raise ConfigError(
+      f"config: {workdir} was started with other values: {'; '.join(changed)}; use another --workdir, or --allow_change"
+    )
+  for line in changed:
+    logging.warning("config changed since this workdir was started: %s", line)
+
+
+def start(setup: Setup, program_at: Callable[[int], Program], checkpoints: Checkpoints, fingerprint: str) -> Start:
+  """The state of step 0 or of the newest good checkpoint, on the mesh of `setup`.
+
+  Args:
+    program_at: the program of the stage that a step belongs to.
+    fingerprint: of the data; a run that resumes must have been trained on the same.
+  Raises:
+    CheckpointError, ConfigError: with one line.
+  """
+  config = setup.config
+  abstract_at = lambda step: program_at(step).abstract_state
+  restored = checkpoints.restore(abstract_at)
+  if restored is not None:
+    return _resumed(*restored, fingerprint, f"resumed {checkpoints.directory}")
+  if config.resume_from:
+    source = Reader(Path(config.resume_from) / CHECKPOINTS)
+    restored = source.restore(abstract_at)
+    if restored is None:
+      raise ConfigError(f"config key resume_from: {config.resume_from} holds no checkpoint, want the workdir of a run")
+    return _resumed(*restored, fingerprint, f"resumed run {config.resume_from}")
+  program = program_at(0)
+  state = program.fresh_state()
+  if setup.stages[0].copy:
+    state = program.enter(state)
+  if config.init_from:
+    state = dataclasses.replace(state, params=_initial_params(setup, program, state.params))
+    return Start(state, f"parameters from {config.init_from}")
+  return Start(state, f"scratch, seed {config.seed}")
+
+
+def _resumed(state: Any, meta: dict, fingerprint: str, branch: str) -> Start:
+  if meta["data"] != fingerprint:
+    raise ConfigError(
+      f"data: this run was trained on data {meta['data'][:16]}, got {fingerprint[:16]}; bring back the prepared corpus "
+      "(data.dir) that it used, or start a new workdir with init_from"
+    )
+  return Start(state, f"{branch} at step {meta['step']}, batch {meta['cursor']}", meta["streak"])
+
+
+def _initial_params(setup: Setup, program: Program, fresh: Any) -> Any:
+  """Parameters of another run under this run's names; what `init_map` names stays fresh or is left out.
+
+  init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out, ('', 'heads/') stays fresh.
+  """
+  source = Path(setup.config.init_from)
+  if not (source / CONFIG).is_file():
+    raise ConfigError(f"config key init_from: {source} holds no {CONFIG}, want the workdir of a run")
+  other = Setup.of(load(str(source / CONFIG), {"mesh.data": setup.config.mesh.data, "mesh.model": setup.config.mesh.model}))
+  shapes = Program(other, other.stages[-1], program.example).shapes.params
+  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
+  restored = Reader(source / CHECKPOINTS).restore_params(abstract)
+  if restored is None:
+    raise ConfigError(f"config key init_from: {source} holds no checkpoint")
+  return adopt(named_leaves(restored[0]), fresh, setup.config.init_map)
+
+
+def adopt(found: dict[str, Any], fresh: Any, init_map: tuple[tuple[str, str], ...]) -> Any:
+  """`fresh` with the leaves of `found` in place of its own; raises ConfigError listing missing, extra and mis-shaped ones."""
+  renamed, target, problems = {}, named_leaves(fresh), []
+  for path, leaf in found.items():
+    there, here = next(((a, b) for a, b in init_map if a and path.startswith(a)), ("", ""))
+    if not there or here:
+      renamed[here + path[len(there) :]] = leaf
+  kept = tuple(here for there, here in init_map if not there)
+  for path, leaf in target.items():
+    if kept and path.startswith(kept):
+      renamed[path] = leaf
+    elif path not in renamed:
+      problems.append(f"missing {path}")
+    elif renamed[path].shape != leaf.shape or renamed[path].dtype != leaf.dtype:
+      problems.append(f"{path}: got {renamed[path].shape} {renamed[path].dtype}, want {leaf.shape} {leaf.dtype}")
+  problems += [f"extra {path}" for path in renamed if path not in target]
+  if problems:
+    raise ConfigError(f"init_from: {'; '.join(problems)}; say init_map=((there, here),) for names that differ")
+  return merge(*({path: jax.device_put(renamed[path], leaf.sharding)} for path, leaf in target.items()))
+
+
+def program_finder(setup: Setup, example: Callable[[Any], Any]) -> Callable[[int], Program]:
+  """step -> the program of its stage; each is made once."""
+  made: dict[int, Program] = {}
+
+  def program_at(step: int) -> Program:
+    stage = stage_at(setup.stages, step)
+    if stage.start not in made:
+      made[stage.start] = Program(setup, stage, example(stage))
+    return made[stage.start]
+
+  return program_at
+
+
+def write_config(workdir: Path, config: Any) -> None:
+  """WORKDIR/config.json, whole or not at all; process 0 writes."""
+  if jax.process_index() == 0:
+    temporary = workdir / f".{CONFIG}.tmp"
+    temporary.write_text(to_json(config), encoding="utf-8")
+    temporary.replace(workdir / CONFIG)
