@@ -58,13 +58,19 @@ def main() -> int:
 
 
 def train(
-  config: Any, workdir: Path, allow_change: bool = False, profile: tuple[int, int] | None = None, feed: Any = None
+  config: Any,
+  workdir: Path,
+  allow_change: bool = False,
+  profile: tuple[int, int] | None = None,
+  setup: Any = None,
+  feed: Any = None,
 ) -> tuple[dict[str, Any], bool]:
   """Runs a resolved config in `workdir` to its last step, from wherever the workdir stands.
 
   Args:
     allow_change: resume under a config that differs.
     profile: (first, last) step of a profiler trace.
+    setup: a trainer.programs.Setup; by default what the config names, on all devices.
     feed: a trainer.feed.Feed; by default the corpus that the config names.
   Returns:
     (the summary that the command prints, whether the run was stopped on request).
@@ -81,7 +87,7 @@ def train(
 
   with RunLock(workdir), StopRequest() as stop:
     check_resume(workdir, config, allow_change)
-    setup = Setup.of(config)
+    setup = setup or Setup.of(config)
     feed = feed or CorpusFeed(config, workdir)
     program_at = program_finder(setup, feed.example)
     with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:

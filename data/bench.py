@@ -2,9 +2,9 @@
 
     python -m data.bench [--store=DIR] [--format=segment_pairs] [--length=128] [--packed=1] [--batch_size=256]
 
-Without --store it reads a synthetic store that resembles English text. Only real tokens count, never padding. `end_to_end`
-is one epoch from nothing: the table built, its order drawn, every batch assembled, masked and held against its contract.
-The last line of stdout is one JSON object.
+Without --store it reads a synthetic store that resembles English text. Only real tokens count, never padding.
+`end_to_end` is one epoch from nothing: the table built, its order drawn, every batch assembled, masked and held against
+its contract. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def main(arguments: list[str]) -> int:
   parser.add_argument("--batches", type=int, default=40, help="batches that the medians are taken over")
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args(arguments)
-  if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere NumPy's element-wise work is on one core as it is
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   try:
     options = Options(flags.format, flags.length, flags.packed)
     print("data.bench: reading the store", file=sys.stderr)
     synthetic = (flags.tokens, flags.vocab_size, flags.seed)
     store = open_store(flags.store, flags.split) if flags.store else synthetic_store(*synthetic)
     print(f"data.bench: measuring on {len(store.tokens)} tokens, one core", file=sys.stderr)
+    if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere NumPy's element-wise work is on one core as it is
+      os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     result = measure(store, options, flags.batch_size, flags.vocab_size, flags.batches, flags.seed)
   except ValueError as error:
     print(f"data.bench: {error}", file=sys.stderr)

@@ -68,7 +68,7 @@ def permutation(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
 
 
 def heads(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """int64: ones among the first `counts` bits of each stream (fair coins; word n holds bits 64 n and up, low bit first)."""
+  """int64: ones among the first `counts` bits of each stream; word n holds bits 64 n and up, the low bit first."""
   total, left, index = np.zeros(len(counts), np.int64), np.array(counts, np.int64), np.arange(len(counts))
   number = 0
   while (index := index[left[index] > 0]).size:

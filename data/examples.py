@@ -1,10 +1,10 @@
 """Example tables: which spans of the token store make up each example of a pass.
 
-A table is built once per pass (BERT's dupe_factor) and saved; masks are not part of it. Every draw is keyed by the pass and
-the document, so documents do not depend on one another. Formats:
+A table is built once per pass (BERT's dupe_factor) and saved; masks are not part of it. Every draw is keyed by the pass
+and the document, so documents do not depend on one another. Formats:
 
-- `segment_pairs`: [CLS] A [SEP] B [SEP] of BERT's create_pretraining_data.py, with next-sentence labels (1 = B is from a
-  random document) or ALBERT's sentence-order labels (1 = A and B are swapped).
+- `segment_pairs`: [CLS] A [SEP] B [SEP] of BERT's create_pretraining_data.py, with next-sentence labels (1 = B is from
+  a random document) or ALBERT's sentence-order labels (1 = A and B are swapped).
 - `full_sentences`: whole consecutive sentences up to the length, across documents (RoBERTa, section 4.2), with an extra
   separator between documents, though never at the edge of a block.
 - `doc_sentences`: the same, never across documents (RoBERTa DOC-SENTENCES; SpanBERT's single sequence).
@@ -24,6 +24,7 @@ from data import draws, packing
 
 FORMATS = ("segment_pairs", "full_sentences", "doc_sentences")
 TRIES = 10
+_BLOCK = 1 << 16  # documents that are cut together
 
 
 class TableError(ValueError):
@@ -45,8 +46,8 @@ class Options:
       kept and labelled 1 whatever it is (original); False: always another document.
     singles_are_negatives: a chunk of one sentence always gets a random B, so more than half of the pairs are random
       (original); False: such a chunk takes one more sentence, and a sentence left alone at a document's end is dropped.
-    separators: for sentences, "sentence": a [SEP] after every sentence, a second one between documents (RoBERTa's code);
-      "document": a [SEP] between documents and at the end (RoBERTa's paper; SpanBERT).
+    separators: for sentences, "sentence": a [SEP] after every sentence, a second one between documents (RoBERTa's
+      code); "document": a [SEP] between documents and at the end (RoBERTa's paper; SpanBERT).
   """
 
   format: str
@@ -159,45 +160,90 @@ def _check_store(store: Any, options: Options) -> None:
 
 # --- segment pairs -------------------------------------------------------------------------------------------------
 #
-# Words of a document's stream: 0 = is it short, 1 = its short target. Words of a chunk's stream (the document's key with
-# the chunk's number folded in): 0 = sentences of A, 1 = coin (random B or swap), 2 to 11 = tries for a document,
-# 12 = its first sentence, 13 and 14 = short targets by example. Sub-streams 1 and 2 of it: coins that trim A and B.
+# Words of a document's stream: 0 = is it short, 1 = its short target. Words of a chunk's stream (the document's key
+# with the number of the chunk's first sentence folded in): 0 = sentences of A, 1 = coin (random B or swap), 2 to 11 =
+# tries for a document, 12 = its first sentence, 13 and 14 = short targets by example. Sub-streams 1 and 2 of it: coins
+# that trim A and B. A chunk hangs on nothing but where it begins, so all that could begin are decided at once and the
+# real ones are those reached from a document's first sentence.
 
 
 def _segment_pairs(store: Any, options: Options, seed: int, pass_: int):
-  """All documents advance together, one chunk at a time; a chunk's unused sentences move its document's pointer back."""
+  """Documents in blocks, so that what is in memory besides the table does not grow with the corpus."""
   sentences, documents = np.asarray(store.sentences), np.asarray(store.documents)
-  budget = options.length - 3
-  streams = draws.fold(draws.key(seed, "examples", pass_), np.arange(len(documents) - 1))
-  by_document = _targets(streams, (0, 1), options, budget)
-  document, at, chunk, parts = np.arange(len(documents) - 1), documents[:-1].astype(np.int64), 0, []
-  while document.size:
-    keys, stop = draws.fold(streams[document], chunk), documents[document + 1]
-    target = by_document[document] if options.short_by == "document" else _targets(keys, (13, 14), options, budget)
-    end = np.minimum(np.searchsorted(sentences, sentences[at] + target), stop)
-    if not options.singles_are_negatives:
-      end = np.minimum(np.maximum(end, at + 2), stop)
-      document, at, keys, stop, target, end = (x[end - at > 1] for x in (document, at, keys, stop, target, end))
-    middle = at + 1 + draws.below(keys, 0, np.maximum(end - at - 1, 1)) * (end - at > 1)
-    coin = draws.uniform(keys, 1) < 0.5
-    single, nsp = end - at == 1, options.task == "nsp"
-    replaced = single | coin if nsp else single
-    a, a_end, b, b_end = sentences[at], sentences[middle], sentences[middle], sentences[end]
-    other = np.where(replaced, -1, document)
-    chosen = np.flatnonzero(replaced)
-    other[chosen] = _other_documents(keys[chosen], document[chosen], len(documents) - 1, options)
-    b[chosen], b_end[chosen] = _random_segment(
-      sentences, documents, keys[chosen], other[chosen], target[chosen] - (a_end - a)[chosen]
-    )
-    if not nsp:
-      swapped = coin & ~single
-      a, a_end, b, b_end = (np.where(swapped, x, y) for x, y in ((b, a), (b_end, a_end), (a, b), (a_end, b_end)))
-    labels = replaced if nsp else replaced | coin
-    a, a_end, b, b_end = _trim(keys, a, a_end, b, b_end, budget)
-    parts.append((document, a, a_end - a, b, b_end - b, labels, replaced, replaced & (other == document)))
-    at, chunk = np.where(replaced, middle, end), chunk + 1
-    document, at = document[at < stop], at[at < stop]
-  return _collect_pairs(parts)
+  key, count = draws.key(seed, "examples", pass_), len(documents) - 1
+  blocks = [np.arange(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]
+  parts = [_pairs_of(sentences, documents, block, key, options) for block in blocks]
+  starts, lengths, labels, replaced, same = (np.concatenate(column) for column in zip(*parts, strict=True))
+  spans = np.arange(0, len(starts) + 1, 2, dtype=np.int64)
+  counts = {"random_share": round(float(replaced.sum() / max(len(labels), 1)), 6), "same_document": int(same.sum())}
+  return spans, starts, lengths, labels, counts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunks:
+  """Chunks: stream, document, token target, and the sentences where A begins, where A ends and where the chunk ends."""
+
+  keys: np.ndarray
+  document: np.ndarray
+  target: np.ndarray
+  at: np.ndarray
+  middle: np.ndarray
+  end: np.ndarray
+
+  def __getitem__(self, which: np.ndarray) -> _Chunks:
+    return _Chunks(**{field.name: getattr(self, field.name)[which] for field in dataclasses.fields(self)})
+
+  def coins(self, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each chunk's B is random, and whether its halves are swapped."""
+    coin, single = draws.uniform(self.keys, 1) < 0.5, self.end - self.at == 1
+    if options.task == "nsp":
+      return single | coin, np.zeros_like(coin)
+    return single, coin & ~single
+
+
+def _chunks(sentences, documents, block, key: int, options: Options) -> _Chunks:
+  """The chunk that each sentence of a block of documents would begin."""
+  budget, streams, sizes = options.length - 3, draws.fold(key, block), (documents[block + 1] - documents[block])
+  document = np.repeat(block, sizes)
+  at = np.arange(documents[block[0]], documents[block[-1] + 1])
+  keys, stop = draws.fold(np.repeat(streams, sizes), at - documents[document]), documents[document + 1]
+  if options.short_by == "document":
+    target = np.repeat(_targets(streams, (0, 1), options, budget), sizes)
+  else:
+    target = _targets(keys, (13, 14), options, budget)
+  end = np.searchsorted(sentences, sentences[at] + target)
+  if not options.singles_are_negatives:
+    end = np.maximum(end, at + 2)
+  end = np.minimum(end, stop)
+  middle = at + 1 + draws.below(keys, 0, np.maximum(end - at - 1, 1)) * (end - at > 1)
+  return _Chunks(keys, document, target, at, middle, end)
+
+
+def _pairs_of(sentences, documents, block, key: int, options: Options):
+  """The pairs of a block of documents.
+
+  Returns:
+    starts and lengths of A, B, A, B, ...; then, of each example, its label, whether its B is random, and whether that
+    random B is from its own document.
+  """
+  chunks = _chunks(sentences, documents, block, key, options)
+  replaced, swapped = chunks.coins(options)
+  following = np.where(replaced, chunks.middle, chunks.end)  # what a random B leaves unused is put back
+  real = np.array(_chain(following - chunks.at[0])[:-1])
+  if not options.singles_are_negatives:
+    real = real[(chunks.end - chunks.at)[real] > 1]
+  chunks, replaced, swapped = chunks[real], replaced[real], swapped[real]
+  a, a_end, b, b_end = (sentences[at] for at in (chunks.at, chunks.middle, chunks.middle, chunks.end))
+  given, other = chunks[replaced], np.full(len(real), -1)
+  other[replaced] = _other_documents(given.keys, given.document, len(documents) - 1, options)
+  b[replaced], b_end[replaced] = _random_segment(
+    sentences, documents, given.keys, other[replaced], given.target - (a_end - a)[replaced]
+  )
+  a, a_end, b, b_end = (np.where(swapped, x, y) for x, y in ((b, a), (b_end, a_end), (a, b), (a_end, b_end)))
+  a, a_end, b, b_end = _trim(chunks.keys, a, a_end, b, b_end, options.length - 3)
+  starts = np.stack([a, b], 1).reshape(-1).astype(np.int64)
+  lengths = np.stack([a_end - a, b_end - b], 1).reshape(-1).astype(np.int32)
+  return starts, lengths, (replaced | swapped).astype(np.int32), replaced, other == chunks.document
 
 
 def _targets(keys: np.ndarray, counters: tuple[int, int], options: Options, budget: int) -> np.ndarray:
@@ -232,17 +278,6 @@ def _trim(keys, a, a_end, b, b_end, budget):
   from_b = excess - from_a
   front_a, front_b = draws.heads(draws.fold(keys, 1), from_a), draws.heads(draws.fold(keys, 2), from_b)
   return a + front_a, a_end - (from_a - front_a), b + front_b, b_end - (from_b - front_b)
-
-
-def _collect_pairs(parts):
-  columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-  order = np.argsort(columns[0], kind="stable")  # by document, then by chunk
-  _, a, a_size, b, b_size, labels, replaced, same = (column[order] for column in columns)
-  count = len(order)
-  starts = np.stack([a, b], 1).reshape(-1).astype(np.int64)
-  lengths = np.stack([a_size, b_size], 1).reshape(-1).astype(np.int32)
-  counts = {"random_share": round(float(replaced.mean()), 6) if count else 0.0, "same_document": int(same.sum())}
-  return np.arange(0, 2 * count + 1, 2, dtype=np.int64), starts, lengths, labels.astype(np.int32), counts
 
 
 # --- sentences -----------------------------------------------------------------------------------------------------
@@ -290,7 +325,7 @@ def _items(store: Any, longest: int, crosses: bool):
 
 def _chain(until: np.ndarray) -> list[int]:
   """0, until[0], until[until[0]], ... to the end."""
-  following, chain = until.tolist(), [0]
+  following, chain = memoryview(np.ascontiguousarray(until, np.int64)), [0]
   while chain[-1] < len(following):
     chain.append(following[chain[-1]])
   return chain

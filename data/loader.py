@@ -1,7 +1,7 @@
 """Loading: a batch is a pure function of the configuration and a cursor.
 
-`cursor` counts consumed batches. Epoch e reads the table of pass e mod D in the order permutation(seed, "order", e); the
-last partial batch of an epoch is dropped. Nothing else is state: to resume is to ask for the next cursor.
+`cursor` counts consumed batches. Epoch e reads the table of pass e mod D in the order permutation(seed, "order", e);
+the last partial batch of an epoch is dropped. Nothing else is state: to resume is to ask for the next cursor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Masking: which tokens of a row are predicted and what stands in their place.
 
 A mask belongs to an example, not to a place in a batch: its stream is keyed by (seed, "mask", pass, example id, epoch),
-and every draw is a counter of that stream made from the token's position in its own example. So a packed example has the
-mask that it has alone, and rows of a batch of 256 equal 256 batches of one.
+and every draw is a counter of that stream made from the token's position in its own example. So a packed example has
+the mask that it has alone, and rows of a batch of 256 equal 256 batches of one.
 
 Counters of position i: i = rank of the unit that starts there, 2^32 + i = kind of replacement, 2^33 + i = random token.
 """
@@ -75,15 +75,18 @@ def mask_keys(seed: int, pass_: int, example_ids: np.ndarray, epoch: int) -> np.
 
 
 def budgets(sizes: np.ndarray, options: Masking) -> np.ndarray:
-  """int64: k = min(max_predictions, max(1, round(rate * size))), half to even, size with [CLS] and [SEP]; 0 for size 0."""
+  """int64: k = min(max_predictions, max(1, round(rate * size))), half to even; sizes count [CLS] and [SEP]; 0 for 0."""
   wanted = np.maximum(np.rint(options.mask_rate * np.asarray(sizes)).astype(np.int64), 1)
   return np.where(np.asarray(sizes) > 0, np.minimum(wanted, options.max_predictions), 0)
 
 
 @functools.lru_cache
 def predictions_per_row(length: int, per_row: int, options: Masking) -> int:
-  """P. Alone in its row an example has `max_predictions` slots, as published; packed rows have the most that any examples
-  of theirs can need together (a small dynamic programme over lengths), at most `per_row * max_predictions`."""
+  """P, the prediction slots of a row.
+
+  An example alone in its row has `max_predictions` slots, as published. Packed rows have the most that any examples of
+  theirs can need together (a small dynamic programme over lengths), at most `per_row * max_predictions`.
+  """
   if per_row == 1:
     return options.max_predictions
   one = budgets(np.arange(length + 1), options)

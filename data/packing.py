@@ -1,8 +1,8 @@
-"""Packing whole examples into rows, at most S examples a row (packing without cross-contamination, as in MLPerf's BERT).
+"""Packing whole examples into rows, at most S examples a row (as in MLPerf's BERT: never cut, never seeing each other).
 
-Greedy, longest fit first, on the histogram of lengths, so the cost does not grow with the number of examples. Plain longest
-fit spends the middling lengths early and ends in rows of S short examples, so it is run with several reserves (tokens
-kept back for each slot still to come) and the fewest rows win.
+Greedy, longest fit first, on the histogram of lengths, so the cost does not grow with the number of examples. Plain
+longest fit spends the middling lengths early and ends in rows of S short examples, so it is run with several reserves
+(tokens kept back for each slot still to come) and the fewest rows win.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Tables(collections.abc.Sequence):
 def load_or_build_tables(directory: str | os.PathLike, store: Any, options: Options, seed: int, passes: int) -> Tables:
   """The tables of `passes` passes, built where `directory` lacks them.
 
-  A file's name carries its settings and the store's name, so tables of several settings and splits share a directory. Every
-  host builds the same bytes, and a file appears whole (written aside, then renamed), so hosts may build at once.
+  A file's name carries its settings and the store's name, so tables of several settings and splits share a directory.
+  Every host builds the same bytes, and a file appears whole (written aside, then renamed), so hosts may build at once.
 
   Raises:
     TableError: what cannot be built, or a card that names other settings or another store than its file's name.
@@ -78,7 +78,8 @@ def _stands(path: pathlib.Path, identity: dict[str, Any]) -> bool:
   if found != identity:
     name = next(name for name in identity if found[name] != identity[name])
     raise TableError(
-      f"example table {card_path}: {name}: got {found[name]}, want {identity[name]}; remove the file or use another directory"
+      f"example table {card_path}: {name}: got {found[name]}, want {identity[name]}; "
+      "remove the file or use another directory"
     )
   if _sha256(path) != digest:
     logging.warning("example table %s: its bytes do not match its card; building it again", path)

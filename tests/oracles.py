@@ -1,7 +1,7 @@
 """Slow plain oracles: the published procedures read step by step, one document, one example, one token at a time.
 
-They draw from the same streams as the vectorised code (word numbers are restated here, not imported), so results must be
-equal draw for draw.
+They draw from the same streams as the vectorised code (word numbers are restated here, not imported), so results must
+be equal draw for draw.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def _target(key, coin, size, options, budget):
 def _pairs_of_document(documents, number, stream, options):
   document, budget = documents[number], options.length - 3
   target, examples = _target(stream, 0, 1, options, budget), []
-  i, chunk, size, at = 0, [], 0, 0
+  i, chunk, size = 0, [], 0
   while i < len(document):
-    key = _fold(stream, at)
+    key = _fold(stream, i - len(chunk))  # the chunk's first sentence
     if options.short_by == "example":
       target = _target(key, 13, 14, options, budget)
     chunk.append(document[i])
@@ -119,7 +119,7 @@ def _pairs_of_document(documents, number, stream, options):
           a, b, label = b, a, 1
       _trim(key, a, b, budget)
       examples.append((a, b, label, other))
-      chunk, size, at = [], 0, at + 1
+      chunk, size = [], 0
     i += 1
   return examples
 

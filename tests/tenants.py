@@ -178,7 +178,7 @@ class Recurrent:
 
 
 class EntityModel(nn.Module):
-  """Words and entities as one sequence (LUKE's shape); an entity's position is the mean of its mention's pieces."""
+  """Words and entities as one sequence (LUKE's shape); an entity's position is the mean of its mention's pieces'."""
 
   def setup(self):
     self.word, self.position = Table(128, WIDTH, 0.1), Table(LENGTH, WIDTH, 0.1)
@@ -188,7 +188,9 @@ class EntityModel(nn.Module):
   def __call__(self, ids, tokens, entities, key):
     words = self.word(ids) + self.position(tokens.positions)
     inside = (entities.positions >= 0)[..., None]
-    positions = jnp.sum(self.position(jnp.maximum(entities.positions, 0)) * inside, 2) / jnp.maximum(jnp.sum(inside, 2), 1)
+    columns = jnp.maximum(entities.positions, 0)
+    places = jnp.take_along_axis(tokens.positions[:, None], columns, axis=2)  # restart in every packed example
+    positions = jnp.sum(self.position(places) * inside, 2) / jnp.maximum(jnp.sum(inside, 2), 1)
     x = self.norm(jnp.concatenate([words, self.entity(entities.ids) + positions], axis=1))
     hidden = self.encoder(x, jnp.concatenate([tokens.segments, entities.segments], axis=1), key)
     return hidden[:, : ids.shape[1]], hidden[:, ids.shape[1] :]

@@ -78,6 +78,21 @@ def test_damaged_files_fall_back_to_the_older_step(tmp_path, caplog, damage, kin
     Reader(tmp_path).restore(expect(make_state()), step=200)
 
 
+def test_a_step_under_the_number_of_another_is_refused(tmp_path, caplog):
+  save_all(tmp_path, [100, 200])
+  (tmp_path / "200").rename(tmp_path / "300")
+  assert restored_step(tmp_path) == 100
+  assert "got step 200, want 300" in caplog.text
+
+
+def test_a_kill_while_the_only_step_is_replaced_does_not_lose_it(tmp_path):
+  save_all(tmp_path, [100])
+  (tmp_path / "100").rename(tmp_path / "100.replaced")  # what stands between the two renames of a replacement
+  shutil.copytree(tmp_path / "100.replaced", tmp_path / "100.tmp")
+  Checkpoints(tmp_path, keep=1).close()
+  assert [path.name for path in tmp_path.iterdir()] == ["100"] and restored_step(tmp_path) == 100
+
+
 def test_a_bit_that_flips_between_the_host_copy_and_the_files_is_refused(tmp_path, monkeypatch):
   save_all(tmp_path, [100])
   whole = storage.write_item

@@ -1,9 +1,7 @@
-"""Preparation of a corpus and the token store, with a tokenizer of words so that every id can be told by hand."""
+"""Preparation of a corpus: what it holds, what it counts, and that it survives interruptions."""
 
-import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,80 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import chunks, preparation, store
+from data import chunks, preparation
 from data.corpus import CorpusError, Training, main, prepare
 from data.documents import Document, Skipped, encode
-from data.store import Store, StoreError, open_store, unigram_counts
-from data.tokenizers import Encoding
+from data.store import StoreError, open_store
+from tests.words import N_DOCUMENTS, VOCABULARY, Words, content, ids_of, load_words, prepared, sentences, write_text
 
 ROOT = Path(__file__).parents[1]
 
 
-class Words:
-  """Words are ids by their order in `vocabulary`; a word of more than four characters becomes two tokens."""
-
-  kind = "words"
-
-  def __init__(self, vocabulary, vocab_size=100):
-    self.vocabulary, self.vocab_size = list(vocabulary), vocab_size
-    self.digest = hashlib.sha256(json.dumps([self.vocabulary, vocab_size]).encode()).hexdigest()
-
-  def encode(self, texts, specials=False):
-    return [self._encoding(text.split()) for text in texts]
-
-  def _encoding(self, words):
-    pieces = [(word, True) if n == 0 else ("##", False) for word in words for n in range(1 + (len(word) > 4))]
-    ids = [1 if piece == "##" else 2 + self.vocabulary.index(piece) for piece, _ in pieces if piece != "|"]
-    starts = [start for piece, start in pieces if piece != "|"]
-    return Encoding(np.asarray(ids, np.int32), np.zeros((len(ids), 2), np.int32), np.asarray(starts, bool))
-
-  def save(self, directory):
-    (Path(directory) / "words.json").write_text(json.dumps([self.vocabulary, self.vocab_size]))
-
-
-def load_words(path):
-  return Words(*json.loads((Path(path) / "words.json").read_text()))
-
-
-def load_words_and_die(path):
-  """Like `load_words`, of a tokenizer that kills its process at the fourth chunk of three documents."""
-  words, calls = load_words(path), []
-  encode_all = words.encode
-
-  def encode_some(texts, specials=False):
-    calls.append(texts)
-    if len(calls) > 9:
-      os.kill(os.getpid(), signal.SIGKILL)
-    return encode_all(texts)
-
-  words.encode = encode_some
-  return words
-
-
-VOCABULARY = ["a", "sentence", "of", "document", *map(str, range(40))]
-N_DOCUMENTS = 18
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-  path = tmp_path_factory.mktemp("text") / "a.txt"
-  path.write_text("\n\n".join("\n".join(sentences(n)) for n in range(N_DOCUMENTS)))
-  return path
-
-
-def sentences(number):
-  return [f"a sentence {index} of document {number}" for index in range(1 + number % 4)]
-
-
-def ids_of(number):
-  tokens = [[["a"], ["sentence", "##"], [str(index)], ["of"], ["document", "##"], [str(number)]] for index in range(40)]
-  flat = [[piece for word in row for piece in word] for row in tokens]
-  return [[1 if p == "##" else 2 + VOCABULARY.index(p) for p in row] for row in flat[: 1 + number % 4]]
-
-
-def prepared(text, output, **settings):
-  settings = {"holdout": 0.3, "chunk_chars": 120, "load": load_words, **settings}
-  return prepare(f"lines:{text}", Words(VOCABULARY), output, **settings)
+  return write_text(tmp_path_factory.mktemp("text") / "a.txt")
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +31,6 @@ def corpus(text, tmp_path_factory):
   """A corpus in its folder, prepared without interruption and without workers, and its card."""
   folder = tmp_path_factory.mktemp("corpus")
   return folder, prepared(text, folder)
-
-
-def content(folder):
-  """{path: bytes} of everything that training reads."""
-  files = [path for path in Path(folder).rglob("*") if path.is_file() and "documents" not in path.parts]
-  files += Path(folder).glob("store-*/*/documents.npy")
-  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # Documents
@@ -224,7 +153,7 @@ def test_after_an_interruption_finished_chunks_are_kept_and_the_result_is_the_sa
 
 
 def test_after_sigkill_finished_chunks_are_kept_and_the_result_is_the_same(text, tmp_path, corpus):
-  code = "import sys; from tests import test_corpus as t; t.prepared(*sys.argv[1:], load=t.load_words_and_die)"
+  code = "import sys; from tests import words as w; w.prepared(*sys.argv[1:], load=w.load_words_and_die)"
   command = [sys.executable, "-c", code, str(text), str(tmp_path / "out")]
   assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
   done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/work").glob("t*-0*-*")}
@@ -331,159 +260,6 @@ def test_the_fingerprint_follows_content_and_tokenizer(text, tmp_path, corpus):
   first = prepared(marked, tmp_path / "text")
   second = prepare(f"lines:{text}", Words(VOCABULARY, 99), tmp_path / "words", holdout=0.3, load=load_words)
   assert len({card["fingerprint"] for card in (first, second, corpus[1])}) == 3
-
-
-# Store
-
-
-DOCS = [[[5, 6, 7], [8]], [[9, 10]]]
-
-
-def test_a_store_from_documents():
-  made = Store.from_documents(DOCS, vocab_size=70_000)
-  assert made.tokens.tolist() == [5, 6, 7, 8, 9, 10] and made.tokens.dtype == np.int32
-  assert made.sentences.tolist() == [0, 3, 4, 6] and made.documents.tolist() == [0, 2, 3]
-  assert (made.n_tokens, made.n_sentences, made.n_documents) == (6, 3, 2)
-  assert made.word_starts.all()
-  assert Store.from_documents(DOCS, vocab_size=65_535).tokens.dtype == np.uint16
-  assert Store.from_documents(DOCS, vocab_size=65_536).tokens.dtype == np.int32
-
-
-def test_the_fingerprint_of_documents_sees_every_part():
-  starts = [[[True, True, False], [True]], [[True, True]]]
-  made = [
-    Store.from_documents(DOCS),
-    Store.from_documents([[[5, 6], [7, 8]], [[9, 10]]]),
-    Store.from_documents([[[5, 6, 7]], [[8], [9, 10]]]),
-    Store.from_documents([[[5, 6, 7], [8]], [[9, 11]]]),
-    Store.from_documents(DOCS, starts),
-  ]
-  assert len({one.fingerprint for one in made}) == 5
-  assert Store.from_documents(DOCS, vocab_size=70_000).fingerprint == made[0].fingerprint  # not of the dtype
-
-
-def test_digest_does_not_depend_on_blocks():
-  parts = [np.arange(7), np.ones(7, bool), np.asarray([3, 1, 3]), np.asarray([2, 1])]
-  whole, halves = store.Digest(), store.Digest()
-  whole.add(*parts)
-  halves.add(parts[0][:4], parts[1][:4], parts[2][:2], parts[3][:1])
-  halves.add(parts[0][4:], parts[1][4:], parts[2][2:], parts[3][1:])
-  assert whole.hexdigest() == halves.hexdigest()
-
-
-@pytest.mark.parametrize("docs", [[], [[]], [[[1], []]]])
-def test_empty_documents_are_refused(docs):
-  with pytest.raises(StoreError, match="empty document or sentence"):
-    Store.from_documents(docs)
-
-
-def test_opening_a_decoded_store_imports_no_reader(corpus):
-  code = (
-    "import sys; from data.store import open_store; s = open_store(sys.argv[1], 'train'); "
-    "assert s.tokens.sum() > 0; print(sorted({'tensorflow_datasets', 'array_record', 'jax'} & sys.modules.keys()))"
-  )
-  command = [sys.executable, "-c", code, str(corpus[0])]
-  assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_the_memory_maps_are_read_only(corpus):
-  with pytest.raises(ValueError, match="read-only"):
-    open_store(corpus[0], "train").tokens[0] = 1
-
-
-@pytest.fixture
-def copy(corpus, tmp_path):
-  shutil.copytree(corpus[0], tmp_path / "corpus")
-  return tmp_path / "corpus"
-
-
-def test_deleted_memory_maps_are_decoded_again(copy, corpus):
-  shutil.rmtree(next(copy.glob("store-*")))
-  for split in ("train", "validation"):
-    open_store(copy, split)
-  assert content(copy) == content(corpus[0])
-
-
-def test_processes_may_race_for_the_first_opening(copy, corpus):
-  shutil.rmtree(next(copy.glob("store-*")))
-  with ThreadPoolExecutor(4) as threads:
-    opened = list(threads.map(lambda _: open_store(copy, "train"), range(4)))
-  assert {one.tokens.tobytes() for one in opened} == {opened[0].tokens.tobytes()}
-  open_store(copy, "validation")
-  assert content(copy) == content(corpus[0])  # and no half-made folder is left
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "replaced"])
-@pytest.mark.parametrize("name", ["tokens", "word_starts", "sentences", "documents"])
-def test_a_damaged_memory_map_is_named(copy, name, damage):
-  path = next(copy.glob(f"store-*/train/{name}.npy"))
-  whole = path.read_bytes()
-  if damage == "missing":
-    path.unlink()
-  elif damage == "replaced":
-    np.save(path, np.zeros(3, np.int64))
-  else:
-    path.write_bytes(whole[: {"truncated": len(whole) - 5, "empty": 0}[damage]])
-  with pytest.raises(StoreError, match=rf"store .*train/{name}.npy: .* delete .*train and it is decoded again") as error:
-    open_store(copy, "train")
-  assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-def test_damaged_records_are_refused(copy, damage):
-  shutil.rmtree(next(copy.glob("store-*")))
-  path = next(copy.glob("documents/corpus/*/*train*"))
-  data = bytearray(path.read_bytes())
-  if damage == "flipped":
-    for place in range(100, len(data), 97):
-      data[place] ^= 16
-    path.write_bytes(data)
-  elif damage == "truncated":
-    path.write_bytes(data[:-70_000])
-  else:
-    path.unlink()
-  with pytest.raises(StoreError, match="split train: the records cannot be read .*: prepare the corpus again") as error:
-    open_store(copy, "train")
-  assert "\n" not in str(error.value)
-  assert not list(copy.glob("store-*/*"))
-
-
-def test_records_of_another_corpus_are_refused(copy, text, tmp_path):
-  shutil.rmtree(next(copy.glob("store-*")))
-  swapped = tmp_path / "a.txt"
-  swapped.write_text(text.read_text().replace("a sentence", "of sentence"))
-  prepared(swapped, tmp_path / "other")
-  shutil.rmtree(copy / "documents")
-  shutil.copytree(tmp_path / "other/documents", copy / "documents")
-  with pytest.raises(StoreError, match="records do not have the digest in card.json"):
-    open_store(copy, "train")
-
-
-@pytest.mark.parametrize(
-  ("card", "message"),
-  [(None, "has no card.json"), ("{", "card.json is damaged"), ('{"format": 0}', "got format 0, want 1")],
-)
-def test_a_card_that_is_missing_or_damaged_is_named(copy, card, message):
-  (copy / "card.json").unlink()
-  if card is not None:
-    (copy / "card.json").write_text(card)
-  with pytest.raises(StoreError, match=message):
-    open_store(copy, "train")
-
-
-def test_unigram_counts_are_counted_once(copy):
-  opened = open_store(copy, "train")
-  want = np.asarray([(opened.tokens == i).sum() for i in range(120)])
-  first = unigram_counts(opened, 120)
-  assert first.dtype == np.int64 and first.tolist() == want.tolist()
-  replaced = dataclasses.replace(opened, tokens=opened.tokens[:0])
-  assert unigram_counts(replaced, 100).tolist() == want[:100].tolist()  # from the file beside the store
-  assert unigram_counts(Store.from_documents(DOCS), 12).tolist() == [0] * 5 + [1] * 6 + [0]
-  (opened.directory.parent / "train-unigrams.npy").write_bytes(b"x")
-  with pytest.raises(StoreError, match="train-unigrams.npy: is damaged .*: delete it and it is counted again"):
-    unigram_counts(opened, 120)
-  with pytest.raises(StoreError, match="got token id 10, want ids below 10"):
-    unigram_counts(Store.from_documents(DOCS), 10)
 
 
 def test_a_chunk_keeps_ids_titles_and_counts(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data import packing, tables
+from data import draws, examples, packing, tables
 from data.examples import Options, TableError, build_table
 from tests import oracles
 
@@ -41,6 +41,13 @@ def test_segment_pairs_equal_the_oracle_draw_for_draw(documents, changes):
     assert table.card["examples"] == table.card["rows"] == len(want)
 
 
+def test_blocks_of_documents_change_nothing(monkeypatch):
+  store, options = oracles.random_store(50, seed=8), Options("segment_pairs", 40)
+  whole = build_table(store, options, 1, 0)
+  monkeypatch.setattr(examples, "_BLOCK", 7)
+  assert equal(build_table(store, options, 1, 0), whole)
+
+
 def test_one_document_gives_negatives_from_itself_and_keeps_their_label():
   store, options = oracles.random_store(1, sentences=200), Options("segment_pairs", 40)
   table = build_table(store, options, 0, 0)
@@ -59,9 +66,17 @@ def test_documents_are_independent_of_what_follows_their_partners():
   assert [len(a) for a in a_first] == [len(a) for a, _ in spans_of(second) if a[-1] < 270]
 
 
+def test_the_tenth_try_for_another_document_is_kept_even_if_it_is_the_same():
+  keys, document = draws.fold(1, np.arange(20000)), np.zeros(20000, np.int64)
+  other = examples._other_documents(keys, document, 2, Options("segment_pairs", 40))
+  tries = draws.below(keys[:, None], np.arange(2, 12), 2)  # words 2 to 11
+  assert ((other == 0) == (tries == 0).all(axis=1)).all()
+  assert 5 <= (other == 0).sum() <= 40  # 20000 / 2^10
+
+
 def test_trimming_takes_the_longer_side_tie_b_front_or_back_by_a_fair_coin():
-  # Two sentences of 40 and a budget of 37: a chunk of one sentence, A = 40, random B = 40, together 43 too many. The tie goes
-  # to B, so B loses 22 and A 21.
+  # Two sentences of 40 and a budget of 37: a chunk of one sentence, A = 40, random B = 40, together 43 too many. The
+  # tie goes to B, so B loses 22 and A 21.
   store, options = oracles.store_of([[40, 40]] * 400), Options("segment_pairs", 40, short_share=0.0)
   table = build_table(store, options, 5, 0)
   a, b = table.lengths[0::2], table.lengths[1::2]

@@ -55,9 +55,8 @@ def test_masks_equal_the_oracle_draw_for_draw(options, mask):
     for example, size in zip(got.examples[row].tolist(), got.sizes[row].tolist(), strict=True):
       own = slice(start, start + size)
       key = masking.mask_keys(11, 0, np.array([example]), 5)[0]
-      found = oracles.mask_example(
-        got.tokens.ids[row, own].tolist(), ~got.candidates[row, own], got.word_starts[row, own], mask, key, SPECIAL.mask, VOCAB
-      ) if size else {}  # fmt: skip
+      ids, special = got.tokens.ids[row, own].tolist(), ~got.candidates[row, own]
+      found = oracles.mask_example(ids, special, got.word_starts[row, own], mask, key, SPECIAL.mask, VOCAB)
       want += [(start + position, *pair) for position, pair in found.items()]
       start += size
     assert predictions(batch, row) == want
@@ -212,7 +211,8 @@ def masks_of_epoch(pipe, epoch):
 
 
 def test_masks_are_keyed_by_example_not_by_position():
-  # One static copy: epochs differ in their order alone, so an example must carry its mask to wherever it comes to stand.
+  # One static copy: epochs differ in their order alone, so an example must carry its mask to wherever it comes to
+  # stand.
   pipe = pipeline(Masking(static_copies=1), batch_size=1)
   first, second = masks_of_epoch(pipe, 0), masks_of_epoch(pipe, 1)
   assert len(first) > 10 and list(first) != list(second) and first == second

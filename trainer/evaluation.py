@@ -20,12 +20,10 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
     tick: called after each batch.
   """
   objective = program.setup.objective
-  carry, total, baseline = None, None, {}
+  carry, total, baseline = program.fresh_carry(), None, {}
   for number, host in enumerate(feed.held_out(program.stage)):
-    if number == 0:
-      carry = jax.device_put(objective.carry(host))
     batch = program.place(host)
-    *figures, carry = program.evaluate(params, carry, batch, jax.device_put(np.int32(number)))
+    *figures, carry = program.evaluate(params, carry, batch, program.on_all(np.int32(number)))
     figures = jax.device_get(figures)
     total = figures if total is None else jax.tree.map(np.add, total, figures)
     for name, pair in feed.baseline(host).items():

@@ -71,10 +71,8 @@ def _layout(folder: Path) -> str:
 def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a workdir. Its recipe need not exist any more."""
   config = from_json((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder / CONFIG))
-  config = config.copy_and_resolve_references()
   try:
-    with config.unlocked():
-      config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
+    config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
     for key, value in flatten(config).items():
       check_value(key, value)
     model = models.build(config)

@@ -99,7 +99,7 @@ class Loop:
     positions = jax.device_get((start.state.step, start.state.cursor, start.state.skipped))
     self.step, self.cursor, self.skipped = map(int, positions)
     self.handled = self.step if self.step else -1  # the step whose boundary is done; a fresh run still has to save step 0
-    self.rollbacks, self.figures = 0, {}
+    self.figures: dict[str, float] = {}
     self.window, self.pending = _Window(), collections.deque()
     self.stopped = False
 
@@ -213,13 +213,14 @@ class Loop:
   def _roll_back(self, cursor: int) -> None:
     """Back to the newest scheduled checkpoint, past the batches that led here; committed before anything else."""
     self.pending.clear()
-    self.rollbacks += 1
-    if self.rollbacks > self.config.max_rollbacks:
+    if self.parts.checkpoints.rollbacks.generation >= self.config.max_rollbacks:  # counted on disk: kills reset nothing
       raise TrainingError(
         f"{self.streak} updates in a row were not finite up to batch {cursor - 1}, and max_rollbacks="
         f"{self.config.max_rollbacks} are used up; lower optimizer.lr or look at the batches named in the log"
       )
     target = self.parts.checkpoints.rollback_target()
+    if target is None:
+      raise TrainingError(f"no good scheduled checkpoint to roll back to from batch {cursor - 1}; start a new workdir")
     fault_point("rollback_begins")
     self.parts.checkpoints.rollback(target, cursor)
     with jax.transfer_guard("allow"):

@@ -79,6 +79,12 @@ class Program:
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.example)
     return jax.jit(lambda: init(zeros), out_shardings=self.shardings)()
 
+  def fresh_carry(self) -> Any:
+    """The recurrent state that a stream starts from, or None."""
+    carry = self.setup.objective.carry
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.example)
+    return jax.jit(lambda: carry(zeros), out_shardings=self.shardings.carry)()
+
   def enter(self, state: State) -> State:
     """The state at this stage's first step from that at the end of the stage before."""
     stage, optimizer = self.stage, self.setup.optimizer
@@ -115,6 +121,10 @@ class Program:
     return jax.tree.map(
       lambda row, leaf: rows if row or leaf.shape[0] % size == 0 else whole, is_row_field(self.example), self.example
     )
+
+  def on_all(self, value: np.ndarray) -> jax.Array:
+    """A host value whole on every device."""
+    return jax.device_put(value, NamedSharding(self.setup.mesh, P()))
 
   def place(self, batch: Any) -> Any:
     """This process's rows of a host batch as arrays of the whole batch on the mesh."""
