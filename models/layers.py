@@ -7,6 +7,7 @@ Dimension letters: B batch, L tokens, D model, N heads, H head size, F feed-forw
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,28 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+  """x * Phi(x), the exact erf form (Hendrycks and Gimpel 2016), float32 inside; the backward pass keeps x alone."""
+  wide = x.astype(jnp.float32)
+  return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _gelu_backward(x, gradient):
+  wide = x.astype(jnp.float32)
+  density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+  return (((_normal_cdf(wide) + wide * density) * gradient.astype(jnp.float32)).astype(x.dtype),)
+
+
+def _normal_cdf(x):
+  return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-  "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf form
+  "gelu": gelu,
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "relu": jax.nn.relu,
 }
@@ -52,11 +73,22 @@ def truncated_normal(std: float) -> Callable:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-  """Inverted dropout; `key` None or rate 0 is the identity. The mask depends on the key and the global shape only."""
+  """Inverted dropout; `key` None or rate 0 is the identity. The mask depends on the key and the global shape only.
+
+  The rate is rounded to a multiple of 2^-16, and so is the scale: drawing random words is what dropout costs.
+  """
   if key is None or rate == 0.0:
     return x
-  keep = jax.random.bits(key, x.shape, jnp.uint32) >= jnp.uint32(round(rate * 2**32))
-  return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+  threshold = round(rate * 2**16)
+  keep = random_halves(key, x.shape) >= jnp.uint16(threshold)
+  return jnp.where(keep, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), jnp.zeros((), x.dtype))
+
+
+def random_halves(key: Array, shape: tuple[int, ...]) -> Array:
+  """Uniform uint16 words, two from each 32-bit word that the generator makes."""
+  *lead, last = shape
+  words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
+  return jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
 
 
 def split_key(key: Array | None, n: int) -> list[Array | None]:

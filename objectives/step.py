@@ -65,7 +65,7 @@ def make_step(
     gradient = _gradient(objective, settings, mesh, counts, frozen)
     grads, (sums, statistics, carry) = gradient(trainable, state.carry, batch, state.cursor)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm) & _all_finite((sums, carry))
+    finite = is_finite(norm, sums, carry)
     if optimizer.clip:
       grads = jax.tree.map(lambda g: g * (optimizer.clip / jnp.maximum(norm, optimizer.clip)), grads)
     lr = jnp.asarray(optimizer.schedule(state.step - settings.schedule_start), jnp.float32)
@@ -140,5 +140,7 @@ def _unstrided(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), tree)
 
 
-def _all_finite(tree: Any) -> Array:
-  return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+def is_finite(grad_norm: Array, sums: Terms, carry: Any) -> Array:
+  """Whether an update may be applied: finite gradients bound everything that the optimiser computes from them."""
+  leaves = (grad_norm, *jax.tree.leaves((sums, carry)))
+  return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
