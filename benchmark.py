@@ -3,8 +3,8 @@
     python benchmark.py --config=configs/bert.py:base [--config.key=value ...] [--steps=20] [--warmup=5]
     python benchmark.py --config=configs/bert.py:large --compile_only=tpu:v5e:4x4
 
-Runs without grain, tensorflow-datasets or tokenizers. The last line on stdout is one JSON object; progress goes to stderr.
-Times come from windows of steps with one wait at the end of each, after warm-up (docs/performance.md).
+Runs without grain, tensorflow-datasets or tokenizers. The last line on stdout is one JSON object; progress goes to
+stderr. Times come from windows of steps with one wait at the end of each, after warm-up (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -136,15 +136,16 @@ def timed(program: Program, flags: Any) -> dict[str, Any]:
 
 
 def _throughput(program: Program, hosts: list[Any], windows: list[float]) -> dict[str, Any]:
-  """Rates at the median window. valid_tokens are real ones; tokens counts padding too; FLOPs are those of real tokens."""
+  """Rates at the median window. valid_tokens and FLOPs are those of real tokens; tokens counts padding too."""
   works = [flops.count(host) for host in hosts]
   valid, slots = (sum(getattr(w, name) for w in works) / len(works) for name in ("tokens", "slots"))
   model_flops = statistics.mean(flops.step_flops(program.setup.objective.model, host) for host in hosts)
   median = statistics.median(windows)
+  extremes = {"median": median, "min": min(windows), "max": max(windows)}
   peak = chips.peak([*program.setup.mesh.devices.flat])
   return {
     "windows": len(windows),
-    "step_ms": {name: round(1e3 * f(windows), 3) for name, f in (("median", statistics.median), ("min", min), ("max", max))},
+    "step_ms": {name: round(1e3 * t, 3) for name, t in extremes.items()},
     "tokens_per_s": round(slots / median, 1),
     "valid_tokens_per_s": round(valid / median, 1),
     "padding_share": round(1 - valid / slots, 4),

@@ -25,7 +25,7 @@ import numpy as np
 from data import chunks, draws
 from data.documents import BAD, EncodedDocument
 from data.sources import Source, open_source
-from data.store import FORMAT, Digest, open_store, read_card
+from data.store import FORMAT, Digest, StoreError, open_store, read_card
 from data.tokenizers import Tokenizer, load
 
 _LIBRARIES = ("numpy", "tensorflow-datasets", "array-record", "sentencex", "tokenizers")
@@ -108,7 +108,7 @@ def prepare(
     tokenizer = load(str(tokenizer))
   settings = {
     "input": input,
-    "files": [_file(path) for path in source.files],
+    "files": _files(source.files, output),
     "source": source.identity,
     "tokenizer": {"train": tokenizer.settings} if isinstance(tokenizer, Training) else {"digest": tokenizer.digest},
     "language": language,
@@ -136,6 +136,21 @@ def _check(holdout: float, min_tokens: int, max_bad_share: float, workers: int) 
   for name, (got, want, fine) in wanted.items():
     if not fine:
       raise CorpusError(f"{name}: got {got}, want {want}")
+
+
+def _files(paths: tuple[Path, ...], output: Path) -> list[dict]:
+  """Name, size and SHA-256 of the source's files; those that a finished card knows by time and size are not read again."""
+  known = {}
+  with contextlib.suppress(StoreError):
+    card = read_card(output)
+    known = {tuple(stamp): file for stamp, file in zip(card["stamps"], card["settings"]["files"], strict=True)}
+  return [known.get(_stamp(path)) or _file(path) for path in paths]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+  """What a file is known by without reading it."""
+  status = path.stat()
+  return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 def _file(path: Path) -> dict:
@@ -339,5 +354,6 @@ def _card(plan: _Plan, tokenizer: Tokenizer, tallies: dict[str, _Tally], skipped
     "skipped": dict(sorted(skipped.items())),
     "tokenizer": {"kind": tokenizer.kind, "digest": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
     "settings": json.loads(json.dumps(plan.settings)),
+    "stamps": [_stamp(path) for path in plan.source.files],
     "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
   }

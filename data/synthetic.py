@@ -1,8 +1,8 @@
 """Batches of the right shapes and realistic lengths without a corpus, for benchmarks and compile-only reports.
 
-Examples are pieces of articles: lengths log-normal, cut every `length` tokens, so most examples fill a row of 128 and about
-half of one of 512 is padding. With MEDIAN and SIGMA the mean at 512 is the 254 tokens that MLPerf's BERT corpus (Wikipedia)
-has. Ids are uniform: the time of a step does not depend on them.
+Examples are pieces of articles: lengths log-normal, cut every `length` tokens, so most examples fill a row of 128, and half
+of one of 512 is padding. MEDIAN and SIGMA give the mean at 512 of MLPerf's BERT corpus (Wikipedia), 254 tokens. Ids
+are uniform: the time of a step does not depend on them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def packed_rows(rng: np.random.Generator, rows: int, length: int, per_row: int, 
 
 
 def token_rows(rng: np.random.Generator, sizes: np.ndarray, length: int, vocab: int, types: int) -> Tokens:
-  """Rows of packed examples of the given sizes; the second half of each example is of type 1 where there are two types."""
+  """Rows of packed examples of the given sizes; the second half of each example has type 1, if there are two."""
   ends = np.cumsum(sizes, axis=1)
   columns = np.arange(length)
   segment = (columns[None, :, None] >= ends[:, None, :]).sum(-1)  # examples that end before or at a column
@@ -71,7 +71,7 @@ def token_rows(rng: np.random.Generator, sizes: np.ndarray, length: int, vocab: 
 
 
 def masked(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> Masked:
-  """Masked with mask_rate of each row's real columns to predict, at most stage.max_predictions, and pairs if asked for."""
+  """Masked with mask_rate of each row's real columns to predict, at most stage.max_predictions, and pairs."""
   rows, length, most = stage.batch_size, stage.length, stage.max_predictions
   sizes = packed_rows(rng, rows, length, config.data.pack, full_rows)
   tokens = token_rows(rng, sizes, length, config.model.vocab_size, config.model.types)

@@ -1,8 +1,8 @@
 """Matmul FLOPs of a train step, by formula, from what a batch really holds.
 
-Two FLOPs for each multiply-add, three times the forward pass for forward and backward. Padding, embedding look-ups, layer
-norm, softmax, the optimiser and recomputation do not count, and the vocabulary head counts predicted positions only, so
-that utilisation figures compare between programs. XLA's own count is no substitute: it counts the body of a scan once.
+Two FLOPs for each multiply-add, three times the forward pass for forward and backward. Padding, embedding look-ups,
+layer norm, softmax, the optimiser and recomputation do not count, and the vocabulary head counts predicted positions
+only, so that utilisation compares between programs. XLA's own count will not do: it counts the body of a scan once.
 
 A new model adds its forward formula to FORWARD, a new kind of batch its count to COUNTS. All of it is host NumPy.
 """
@@ -23,8 +23,8 @@ from models.bert import Bert, BertConfig
 class Work:
   """What a host batch asks of a model.
 
-  tokens: real tokens, packed examples together. squares: sum over examples of their squared length. predictions: positions
-  to predict. pairs: sentence-pair decisions. slots: columns, padding included.
+  tokens: real tokens, packed examples together. squares: sum over examples of their squared length. predictions:
+  positions to predict. pairs: sentence-pair decisions. slots: columns, padding included.
   """
 
   tokens: int

@@ -178,10 +178,12 @@ def dot_product_attention(
 ) -> Array:
   """softmax(q k / sqrt(H)) v with dropout on the probabilities. [B, Q, N, H], [B, K, N, H], mask [B, 1, Q, K]."""
   query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-  scores = jnp.einsum("BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32)
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # heads lead: plain batched products
+  scores = jnp.einsum("BNQH,BNKH->BNQK", query, key, preferred_element_type=jnp.float32)
   scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("BNQK,BKNH->BQNH", dropout(probabilities, dropout_rate, dropout_key), value)
+  context = jnp.einsum("BNQK,BNKH->BNQH", dropout(probabilities, dropout_rate, dropout_key), value)
+  return jnp.swapaxes(context, 1, 2)
 
 
 def attention_mask(segments: Array) -> Array:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Part of jax's `device_kind` -> dense bfloat16 TFLOP/s of one jax device, first match (datasheets; 1e12 each). A jax device
-# is a core, half a chip, up to TPU v3.
+# Part of jax's `device_kind` -> dense bfloat16 TFLOP/s of one jax device, first match (datasheets). A jax device is a
+# core, half a chip, up to TPU v3.
 PEAKS: tuple[tuple[str, float], ...] = (
   ("B200", 2250.0),
   ("H200", 989.0),
@@ -38,7 +38,7 @@ class Peak:
 
 
 def peak(devices: Sequence[jax.Device]) -> Peak | None:
-  """The peak of like devices; None where the chip is not in the table. Simulated CPU devices share one machine's peak."""
+  """The peak of like devices; None for chips that are not in the table. Simulated CPU devices share one machine."""
   if devices[0].platform == "cpu":
     return Peak(measured_cpu_flops(), "measured")
   each = datasheet(devices[0].device_kind)

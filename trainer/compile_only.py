@@ -1,7 +1,7 @@
 """Compiles a step for accelerators that are not here, and reads what the compiler made of it.
 
-Targets: `tpu:TOPOLOGY` (v5e:4x4, v6e:2x2 ...) needs the wheel libtpu, `gpu:h100` the CUDA plug-in wheels; neither needs a
-driver or a device. Works in a process that has not touched a device yet.
+Targets: `tpu:TOPOLOGY` (v5e:4x4, v6e:2x2 ...) needs the wheel libtpu, `gpu:h100` the CUDA plug-in wheels; neither needs
+a driver or a device. Works in a process that has not touched a device yet.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+PASSING = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")  # hand a tensor on without writing one
 HBM = {"gpu:h100": 84_942_979_072}  # bytes; the TPU compiler knows its own and refuses what does not fit
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 H100 = """
@@ -38,8 +39,9 @@ class TargetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One instruction of optimised HLO: its operation, result shapes as (dtype, dims), operand names, and the whole line."""
+  """One instruction of optimised HLO; `shapes` of its results as (dtype, dims), `line` as a whole."""
 
+  computation: str
   name: str
   operation: str
   shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -59,13 +61,18 @@ def devices(target: str) -> list[Any]:
 
 def _require(target: str, wheels: dict[str, str]) -> None:
   """`wheels`: module -> the wheel that brings it."""
-  missing = [wheel for module, wheel in wheels.items() if importlib.util.find_spec(module) is None]
+  missing = [wheel for module, wheel in wheels.items() if not _installed(module)]
   if missing:
-    raise TargetError(f"compile_only={target} needs {' '.join(missing)}; pip install {' '.join(missing)}")
+    raise TargetError(f"compile_only={target}: wheels are missing here; pip install {' '.join(missing)}")
+
+
+def _installed(module: str) -> bool:
+  package, _, _ = module.rpartition(".")
+  return (not package or _installed(package)) and importlib.util.find_spec(module) is not None
 
 
 def _tpu_devices(topology: str) -> list[Any]:
-  _require(f"tpu:{topology}", {"libtpu": "libtpu (the version that jax[tpu] pins; 0.0.42 for jax 0.10.2)"})
+  _require(f"tpu:{topology}", {"libtpu": f"'jax[tpu]=={jax.__version__}'  (brings libtpu)"})
   settings = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
   os.environ.update(settings)  # keeps libtpu from asking the network which machine it is on
   jax.config.update("jax_platforms", "cpu")
@@ -74,7 +81,8 @@ def _tpu_devices(topology: str) -> list[Any]:
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
   except Exception as error:  # libtpu raises several kinds for a topology that it does not know
-    raise TargetError(f"compile_only=tpu:{topology}: libtpu refuses it: {' '.join(str(error).split())[:200]}") from error
+    line = " ".join(str(error).split())[:200]
+    raise TargetError(f"compile_only=tpu:{topology}: libtpu refuses it: {line}") from error
 
 
 def _h100_devices() -> list[Any]:
@@ -99,7 +107,7 @@ def _h100_devices() -> list[Any]:
     return list(topology._make_compile_only_devices())
   except (AttributeError, TypeError, RuntimeError) as error:
     line = " ".join(str(error).split())[:200]
-    raise TargetError(f"compile_only=gpu:h100: jax {version} does not compile without a GPU this way: {line}") from error
+    raise TargetError(f"compile_only=gpu:h100: jax {version} cannot compile without a GPU: {line}") from error
 
 
 def compile_report(program: Any, target: str) -> dict[str, Any]:
@@ -137,10 +145,11 @@ def text_report(text: str, length: int, weights: Collection[tuple[int, ...]] = (
     weights: shapes of parameters, which are no such tensors.
   Returns:
     fusions: number. custom_calls: {target: number}. collectives: {kind: number}. dots: {operand dtypes: number}.
-    square_tensors: {shape: number of instructions that make one}.
+    square_tensors: {shape: number of instructions that write one to memory}; what stays inside a fusion is not.
   """
   instructions = parse(text)
   results = {instruction.name: instruction for instruction in instructions}
+  fused = {name for i in instructions if i.operation == "fusion" for name in re.findall(r"calls=%?([\w.\-]+)", i.line)}
   calls, collectives, dots, squares = Counter(), Counter(), Counter(), Counter()
   for instruction in instructions:
     operation, called = instruction.operation, re.search(r'custom_call_target="([^"]+)"', instruction.line)
@@ -148,12 +157,13 @@ def text_report(text: str, length: int, weights: Collection[tuple[int, ...]] = (
       calls[called.group(1)] += 1
     if operation.removesuffix("-start") in COLLECTIVES:
       collectives[operation.removesuffix("-start")] += 1
-    if operation in ("dot", "convolution") or called and "gemm" in called.group(1).lower():
+    if operation in ("dot", "convolution") or called and re.search("gemm|matmul", called.group(1).lower()):
       operands = (results[name].shapes[0][0] for name in instruction.operands[:2] if name in results)
       dots[" x ".join(operands)] += 1
-    for dtype, dims in instruction.shapes if operation not in ("parameter", "get-tuple-element", "tuple") else ():
-      if len(dims) > 2 and dims.count(length) >= 2 and dims not in weights:
-        squares[f"{dtype}[{','.join(map(str, dims))}]"] += 1
+    if operation not in PASSING and instruction.computation not in fused:
+      for dtype, dims in instruction.shapes:
+        if len(dims) > 2 and dims.count(length) >= 2 and dims not in weights:
+          squares[f"{dtype}[{','.join(map(str, dims))}]"] += 1
   return {
     "fusions": sum(instruction.operation == "fusion" for instruction in instructions),
     "custom_calls": dict(calls),
@@ -164,17 +174,20 @@ def text_report(text: str, length: int, weights: Collection[tuple[int, ...]] = (
 
 
 _LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{\s*$")
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
 def parse(text: str) -> list[Instruction]:
-  """Instructions of every computation of optimised HLO text, in order. Operands that print their shape are understood too."""
-  found = []
+  """Instructions of every computation of optimised HLO text, in order."""
+  found, computation = [], ""
   for line in text.splitlines():
-    match = _LINE.match(line)
-    if match:
+    head, match = _HEAD.match(line), _LINE.match(line)
+    if head:
+      computation = head.group(1)
+    elif match:
       name, shape, operation, rest = match.groups()
       shapes = tuple((dtype, tuple(int(d) for d in dims.split(",") if d)) for dtype, dims in _SHAPE.findall(shape))
       operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
-      found.append(Instruction(name, operation, shapes, operands, line))
+      found.append(Instruction(computation, name, operation, shapes, operands, line))
   return found

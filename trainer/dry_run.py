@@ -19,7 +19,7 @@ from trainer.programs import Program, Setup, parameter_counts
 
 def dry_run(config: Any) -> dict[str, Any]:
   """Prints the tables to stderr; returns the figures for the summary line."""
-  setup, console = Setup.of(config), Console(file=sys.stderr)
+  setup, console = Setup.of(config), Console(file=sys.stderr, width=None if sys.stderr.isatty() else 160)
   console.print(_table("config", ("key", "value"), [(k, repr(v)) for k, v in flatten(config).items()]))
   summary: dict[str, Any] = {"mesh": dict(setup.mesh.shape), "stages": []}
   for number, stage in enumerate(setup.stages):

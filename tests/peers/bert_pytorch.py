@@ -1,16 +1,16 @@
 """Our BERT train step against PyTorch's on the same machine: the same losses first, then the time of a step.
 
-    python tests/peers/bert_pytorch.py [--torch_python=PYTHON_WITH_TORCH] [--rounds=9] [--window=2] [--output=FILE.json]
+    python tests/peers/bert_pytorch.py [--torch_python=PYTHON_WITH_TORCH] [--rounds=9] [--window=1] [--output=FILE.json]
 
-Three processes live side by side and work strictly in turn, each on all cores, so that whatever else the machine does falls
-on all of them; the figures are medians of the ratios within a round.
+Three processes live side by side and work strictly in turn, each on all cores, so that whatever else the machine does
+falls on all of them; the figures are medians of the ratios within a round.
 
   ours      the step that train.py runs, layers unrolled
   stock     transformers' BertForPreTraining: eager attention, vocabulary head on every position, AdamW as it comes
   honest    the same network as fast as PyTorch gets it: sdpa, head on predicted positions only, fused AdamW, no mask
 
-One case: 4 layers, hidden 768, 12 heads, float32, full rows, pair term, clip 1.0. Weights and batches of `ours` go to the
-others. Without dropout the losses of the first steps must agree to 1e-4; times are taken with dropout 0.1.
+One case: 4 layers, hidden 768, 12 heads, float32, full rows, pair term, clip 1.0. Weights and batches of `ours` go to
+the others. Without dropout the losses of the first steps must agree to 1e-4; times are taken with dropout 0.1.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Worker:
 
 
 def serve(prepare, about: dict) -> None:
-  """A worker's life. prepare(dropout) -> step(number) -> loss; a change of `dropout` starts from the first weights again."""
+  """A worker's life. prepare(dropout) -> step(number) -> loss; another `dropout` starts from the first weights."""
   print(json.dumps(about), flush=True)
   step, dropout, number = None, None, 0
   for line in sys.stdin:
@@ -159,17 +159,20 @@ def named_for_transformers(params: dict, vocab: int) -> dict[str, np.ndarray]:
     **_dense("cls.seq_relationship", heads["pair"]),
   }
   attention, ffn = params["layers"]["attention"], params["layers"]["ffn"]
-  row = lambda tree, i: {name: leaf[i] for name, leaf in tree.items()}
   for i in range(len(ffn["up"]["bias"])):
     layer = f"bert.encoder.layer.{i}"
     for name in ("query", "key", "value"):
-      named |= _dense(f"{layer}.attention.self.{name}", row(attention[name], i))
-    named |= _dense(f"{layer}.attention.output.dense", row(attention["output"], i))
-    named |= _norm(f"{layer}.attention.output.LayerNorm", row(attention["norm"], i))
-    named |= _dense(f"{layer}.intermediate.dense", row(ffn["up"], i))
-    named |= _dense(f"{layer}.output.dense", row(ffn["down"], i))
-    named |= _norm(f"{layer}.output.LayerNorm", row(ffn["norm"], i))
+      named |= _dense(f"{layer}.attention.self.{name}", _row(attention[name], i))
+    named |= _dense(f"{layer}.attention.output.dense", _row(attention["output"], i))
+    named |= _norm(f"{layer}.attention.output.LayerNorm", _row(attention["norm"], i))
+    named |= _dense(f"{layer}.intermediate.dense", _row(ffn["up"], i))
+    named |= _dense(f"{layer}.output.dense", _row(ffn["down"], i))
+    named |= _norm(f"{layer}.output.LayerNorm", _row(ffn["norm"], i))
   return named
+
+
+def _row(tree: dict, i: int) -> dict:
+  return {name: leaf[i] for name, leaf in tree.items()}
 
 
 def _dense(name: str, p: dict) -> dict[str, np.ndarray]:
@@ -208,7 +211,8 @@ def pytorch(flags: argparse.Namespace) -> None:
       raise SystemExit(f"error: parameters without a counterpart: {missing} {unexpected}")
     model.tie_weights()
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, eps=EPS, weight_decay=DECAY, fused=True if honest else None)
+    fused = True if honest else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, eps=EPS, weight_decay=DECAY, fused=fused)
 
     def step(number: int):
       optimizer.zero_grad()
@@ -264,10 +268,10 @@ def compare(flags: argparse.Namespace) -> dict:
     for turn in range(flags.rounds):
       for worker in workers[turn % 3 :] + workers[: turn % 3]:
         seconds[worker.role].append(worker.run(flags.window, dropout=True)["seconds"])
-      print({role: round(times[-1], 3) for role, times in seconds.items()}, os.getloadavg(), file=sys.stderr)
+      print({role: round(times[-1], 3) for role, times in seconds.items()}, file=sys.stderr)
     for worker in workers:
       worker.close()
-  ratios = {peer: [theirs / mine for theirs, mine in zip(seconds[peer], seconds["ours"])] for peer in PEERS}
+  ratios = {peer: np.divide(seconds[peer], seconds["ours"]).tolist() for peer in PEERS}
   return {
     "case": {name: getattr(flags, name) for name in ("layers", "batch_size", "length", "predictions")},
     "cores": os.cpu_count(),
@@ -280,13 +284,13 @@ def compare(flags: argparse.Namespace) -> dict:
     "speed_over": {
       peer: {"median": statistics.median(r), "min": min(r), "max": max(r)} for peer, r in ratios.items()
     },
-  }  # fmt: skip
+  }
 
 
 def check(losses: dict[str, list[float]]) -> None:
   """Ends the program where a peer's losses of the first steps are not ours to TOLERANCE."""
   for peer in PEERS:
-    apart = max(abs(a - b) for a, b in zip(losses["ours"], losses[peer]))
+    apart = max(abs(a - b) for a, b in zip(losses["ours"], losses[peer], strict=True))
     if not apart <= TOLERANCE:
       raise SystemExit(f"error: losses of {peer} differ by {apart:.2e}, want at most {TOLERANCE:g}: {losses}")
 
@@ -295,7 +299,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--torch_python", default=sys.executable, help="interpreter that has torch and transformers")
   parser.add_argument("--rounds", type=int, default=9)
-  parser.add_argument("--window", type=int, default=2, help="steps of each process in a round")
+  parser.add_argument("--window", type=int, default=1, help="steps of each process in a round")
   parser.add_argument("--output", help="file for the summary, beside the last line on stdout")
   for name, default in (("layers", 4), ("batch_size", 8), ("length", 128), ("predictions", 20)):
     parser.add_argument(f"--{name}", type=int, default=default)
