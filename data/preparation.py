@@ -141,7 +141,7 @@ def _check(holdout: float, min_tokens: int, max_bad_share: float, workers: int) 
 def _files(paths: tuple[Path, ...], output: Path) -> list[dict]:
   """Name, size and SHA-256 of the source's files; those that a finished card knows by time and size are not read again."""
   known = {}
-  with contextlib.suppress(StoreError):
+  with contextlib.suppress(StoreError, KeyError):
     card = read_card(output)
     known = {tuple(stamp): file for stamp, file in zip(card["stamps"], card["settings"]["files"], strict=True)}
   return [known.get(_stamp(path)) or _file(path) for path in paths]

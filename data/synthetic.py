@@ -1,8 +1,8 @@
 """Batches of the right shapes and realistic lengths without a corpus, for benchmarks and compile-only reports.
 
-Examples are pieces of articles: lengths log-normal, cut every `length` tokens, so most examples fill a row of 128, and half
-of one of 512 is padding. MEDIAN and SIGMA give the mean at 512 of MLPerf's BERT corpus (Wikipedia), 254 tokens. Ids
-are uniform: the time of a step does not depend on them.
+Examples are pieces of articles: lengths log-normal, cut every `length` tokens, so most examples fill a row of 128 and
+half of one of 512 is padding. MEDIAN and SIGMA give the mean at 512 of MLPerf's BERT corpus (Wikipedia), 254 tokens.
+Ids are uniform: the time of a step does not depend on them.
 """
 
 from __future__ import annotations

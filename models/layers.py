@@ -1,4 +1,4 @@
-"""Building blocks of the transformer encoders: dense layers, layer norm, dropout, embeddings' tables, self-attention, FFN.
+"""Building blocks of the transformer encoders: dense, layer norm, dropout, embedding tables, self-attention, FFN.
 
 Parameters are float32; matrix products run in the compute dtype, normalisation and softmax in float32.
 Dimension letters: B batch, L tokens, D model, N heads, H head size, F feed-forward, Q/K query and key positions.
@@ -73,22 +73,33 @@ def truncated_normal(std: float) -> Callable:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-  """Inverted dropout; `key` None or rate 0 is the identity. The mask depends on the key and the global shape only.
-
-  The rate is rounded to a multiple of 2^-16, and so is the scale: drawing random words is what dropout costs.
-  """
+  """Inverted dropout; `key` None or rate 0 is the identity. The mask depends on the key and the global shape only."""
   if key is None or rate == 0.0:
     return x
-  threshold = round(rate * 2**16)
-  keep = random_halves(key, x.shape) >= jnp.uint16(threshold)
-  return jnp.where(keep, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), jnp.zeros((), x.dtype))
+  keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+  return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def random_halves(key: Array, shape: tuple[int, ...]) -> Array:
-  """Uniform uint16 words, two from each 32-bit word that the generator makes."""
-  *lead, last = shape
-  words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
-  return jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
+def random_words(key: Array, shape: tuple[int, ...]) -> Array:
+  """Uniform uint32 words for dropout: a hash of the key, the row (first axis) and the place in the row.
+
+  jax.random's generator spends as long on a mask as the rest of a layer's elementwise work. This hash is a few integer
+  operations that fuse into whatever reads the mask, forward and backward, so no mask is ever stored; being a function of
+  global indices, it is the same on every mesh.
+  """
+  first, second = jax.random.key_data(key).reshape(-1)[:2].astype(jnp.uint32)
+  rows = _mix(_mix(jax.lax.iota(jnp.uint32, shape[0]) ^ first) + second)
+  place = jnp.zeros(shape[1:], jnp.uint32)
+  for axis, size in enumerate(shape[1:]):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape[1:], axis)
+  return _mix(place ^ rows.reshape(-1, *[1] * (len(shape) - 1)))
+
+
+def _mix(x: Array) -> Array:
+  """A bijection of 32-bit words in which every bit of the result depends on every bit of x (lowbias32, C. Wellons 2018)."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  return x ^ (x >> 16)
 
 
 def split_key(key: Array | None, n: int) -> list[Array | None]:

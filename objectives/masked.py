@@ -15,7 +15,7 @@ from data.batch import Masked
 from models.bert import Bert
 from models.heads import replace_columns
 from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
-from objectives.losses import cross_entropy
+from objectives.losses import cross_entropy, is_top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,12 @@ class MaskedObjective:
     logits = self.model.apply(variables, encoded.hidden, batch.positions, method="token_logits")
     losses = cross_entropy(logits, batch.labels)
     sums = {"mlm": jnp.sum(losses * batch.weights)}
-    statistics = {"mlm": tally(jnp.argmax(logits, -1) == batch.labels, batch.weights)}
+    statistics = {"mlm": tally(is_top(logits, batch.labels), batch.weights)}
     if self.pair:
       pair = batch.pair
       logits = self.model.apply(variables, encoded.hidden, pair.cls, method="pair_logits")
       sums[self.pair] = jnp.sum(cross_entropy(logits, pair.labels) * pair.weights)
-      statistics[self.pair] = tally(jnp.argmax(logits, -1) == pair.labels, pair.weights)
+      statistics[self.pair] = tally(is_top(logits, pair.labels), pair.weights)
     return sums, statistics, None
 
   def report(self, sums: dict, counts: dict, statistics: dict[str, Any]) -> dict[str, float]:

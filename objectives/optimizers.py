@@ -42,6 +42,7 @@ def scale_by_moments(b1: float, b2: float, eps: float, bias_correction: bool) ->
     count = state.count + 1
     mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
     nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+    mu, nu = jax.lax.optimization_barrier((mu, nu))  # written once, in place, and read below; not computed twice
     scale1 = 1 / (1 - b1**count) if bias_correction else 1.0
     scale2 = 1 / (1 - b2**count) if bias_correction else 1.0
     direction = jax.tree.map(lambda m, v: m * scale1 / (jnp.sqrt(v * scale2) + eps), mu, nu)

@@ -66,14 +66,16 @@ def make_step(
     grads, (sums, statistics, carry) = gradient(trainable, state.carry, batch, state.cursor)
     norm = optax.tree.norm(grads)
     finite = is_finite(norm, sums, carry)
-    if optimizer.clip:
-      grads = jax.tree.map(lambda g: g * (optimizer.clip / jnp.maximum(norm, optimizer.clip)), grads)
+    scale = optimizer.clip / jnp.maximum(norm, optimizer.clip) if optimizer.clip else 1.0
     lr = jnp.asarray(optimizer.schedule(state.step - settings.schedule_start), jnp.float32)
-    direction, opt = optimizer.transform.update(grads, state.opt, trainable)
-    updated = jax.tree.map(lambda p, d: p - lr * d, trainable, direction)
-    trainable, opt, carry = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), (updated, opt, carry), (trainable, state.opt, state.carry)
-    )
+
+    def update(trainable, opt, _):
+      clipped = jax.tree.map(lambda g: g * scale, grads)
+      direction, opt = optimizer.transform.update(clipped, opt, trainable)
+      return jax.tree.map(lambda p, d: p - lr * d, trainable, direction), opt, carry
+
+    # A branch, not a choice per element: that would copy every moment first.
+    trainable, opt, carry = jax.lax.cond(finite, update, lambda *old: old, trainable, state.opt, state.carry)
     applied = finite.astype(jnp.int32)
     state = State(
       state.step + applied, state.cursor + 1, state.skipped + 1 - applied, merge(trainable, frozen), opt, carry
