@@ -1,11 +1,12 @@
 """Trains any recipe: `python train.py --config=configs/bert.py:tiny --workdir=DIR [--config.key=value ...]`.
 
-The same command resumes. The last line on stdout is JSON: step, workdir, state_sha256, metrics. Exit codes: 0 done, 2 wrong
-input, 3 the training cannot go on, 75 stopped on request with everything saved.
+The same command resumes. The last line on stdout is JSON: step, workdir, state_sha256, metrics. Exit codes: 0 done,
+2 wrong input, 3 the training cannot go on, 75 stopped on request with everything saved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -75,7 +76,10 @@ def train(
   Returns:
     (the summary that the command prints, whether the run was stopped on request).
   """
+  import jax
+
   from trainer.checkpoints import Checkpoints
+  from trainer.dry_run import show_parameters
   from trainer.feed import CorpusFeed
   from trainer.lock import RunLock
   from trainer.logs import Live, MetricLog
@@ -85,7 +89,8 @@ def train(
   from trainer.start import CHECKPOINTS, check_resume, program_finder, start, write_config
   from trainer.stopping import StopRequest
 
-  with RunLock(workdir), StopRequest() as stop:
+  leader = jax.process_index() == 0
+  with RunLock(workdir) if leader else contextlib.nullcontext(), StopRequest() as stop:
     check_resume(workdir, config, allow_change)
     setup = setup or Setup.of(config)
     feed = feed or CorpusFeed(config, workdir)
@@ -93,10 +98,12 @@ def train(
     with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:
       beginning = start(setup, program_at, checkpoints, feed.fingerprint)
       logging.info("start: %s", beginning.branch)
+      if leader:
+        show_parameters(setup, program_at(0))
       write_config(workdir, config)
       feed.save_tokenizer(workdir)
       step = int(beginning.state.step)
-      log, live = MetricLog(workdir, step), Live(config.steps, step, sys.stderr.isatty())
+      log, live = MetricLog(workdir, step), Live(config.steps, step, leader and sys.stderr.isatty())
       trace = Trace(*profile, str(workdir / "profile")) if profile else None
       meta = {"config": json.loads(to_json(config)), "data": feed.fingerprint}
       parts = Parts(setup, feed, program_at, checkpoints, log, live, stop, meta, _mfu(setup), trace)
@@ -108,7 +115,13 @@ def train(
         live.close()
         log.close()
       figures = loop.figures or MetricLog.last_figures(workdir)
-      summary = {"step": int(state.step), "workdir": str(workdir), "state_sha256": state_digest(state), "metrics": figures}
+      logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
+      summary = {
+        "step": int(state.step),
+        "workdir": str(workdir),
+        "state_sha256": state_digest(state),
+        "metrics": figures,
+      }
       return summary, loop.stopped
 
 
@@ -163,8 +176,8 @@ def _failures() -> tuple[type[Exception], ...]:
   from trainer.rules import ConfigError
 
   return (
-    BatchError, CheckpointError, ConfigError, CorpusError, LanguageError, LoaderError, LockError, MaskError, ShardingError,
-    SourceError, StoreError, TableError, TokenizerError, TrainingError,
+    BatchError, CheckpointError, ConfigError, CorpusError, LanguageError, LoaderError, LockError, MaskError,
+    ShardingError, SourceError, StoreError, TableError, TokenizerError, TrainingError,
   )  # fmt: skip
 
 

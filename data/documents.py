@@ -1,6 +1,6 @@
 """What happens to one document: pure functions, which any executor may run, in any order, on any machine.
 
-    raw document -> `sentences` (markup to text, text to sentences) -> `encode` (sentences to tokens)
+raw document -> `sentences` (markup to text, text to sentences) -> `encode` (sentences to tokens)
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 DOCUMENT_CHARS = 64 << 20
 # Reasons that speak of damaged input; the others (redirects, empty documents) are ordinary.
-BAD = frozenset(
-  ("bad UTF-8", "bad JSON", "no text field", "binary", "over the size limit", "timed out", "bad markup")
-)
+BAD = frozenset(("bad UTF-8", "bad JSON", "no text field", "binary", "over the size limit", "timed out", "bad markup"))
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff]")
 _BINARY_SHARE = 0.01
 

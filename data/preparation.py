@@ -139,7 +139,7 @@ def _check(holdout: float, min_tokens: int, max_bad_share: float, workers: int) 
 
 
 def _files(paths: tuple[Path, ...], output: Path) -> list[dict]:
-  """Name, size and SHA-256 of the source's files; those that a finished card knows by time and size are not read again."""
+  """Name, size and SHA-256 of the source's files; what a finished card knows by time and size is not read again."""
   known = {}
   with contextlib.suppress(StoreError, KeyError):
     card = read_card(output)

@@ -94,7 +94,7 @@ def _lines(stream: BinaryIO, path: Path, limit: int) -> Iterator[str | None]:
 
 
 def form_of(paths: list[Path], language: str) -> str:
-  """"lines" where a sample of the files reads as one sentence a line, else "text".
+  """ "lines" where a sample of the files reads as one sentence a line, else "text".
 
   One sentence a line: at least 7 of 10 lines end as sentences end, and sentence splitting hardly divides them.
   """

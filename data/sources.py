@@ -1,11 +1,11 @@
 """Where documents come from: `open_source(spec)`.
 
-    demo                        106 articles of English Wikipedia (extra [demo])
-    PATH.txt, FOLDER            plain text, its form found out; `lines:PATH` or `text:PATH` says it
-    PATH.jsonl[.gz]             one object a line: "text", and optionally "title" and "id"
-    PATH.xml[.bz2]              a MediaWiki pages-articles dump (extra [wiki])
-    tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
-    0.7*SPEC+0.3*SPEC           a mixture, see `_mixture`
+demo                        106 articles of English Wikipedia (extra [demo])
+PATH.txt, FOLDER            plain text, its form found out; `lines:PATH` or `text:PATH` says it
+PATH.jsonl[.gz]             one object a line: "text", and optionally "title" and "id"
+PATH.xml[.bz2]              a MediaWiki pages-articles dump (extra [wiki])
+tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
+0.7*SPEC+0.3*SPEC           a mixture, see `_mixture`
 """
 
 from __future__ import annotations

@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from data.batch import Tokens
 from models.encoded import Encoded
 from models.heads import MaskedTokenHead, Pooler, gather_columns
-from models.layers import Array, Dense, LayerConfig, LayerNorm, Table, attention_mask, dropout, split_key, truncated_normal
+from models.layers import (
+  Array,
+  Dense,
+  LayerConfig,
+  LayerNorm,
+  Table,
+  attention_mask,
+  dropout,
+  split_key,
+  truncated_normal,
+)
 from models.stack import STACK_AXES, Sharing, Stack
 
 TABLE_MULTIPLE = 128  # rows of vocabulary tables are padded to this, whatever the mesh, so that every mesh divides them

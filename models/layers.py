@@ -84,8 +84,8 @@ def random_words(key: Array, shape: tuple[int, ...]) -> Array:
   """Uniform uint32 words for dropout: a hash of the key, the row (first axis) and the place in the row.
 
   jax.random's generator spends as long on a mask as the rest of a layer's elementwise work. This hash is a few integer
-  operations that fuse into whatever reads the mask, forward and backward, so no mask is ever stored; being a function of
-  global indices, it is the same on every mesh.
+  operations that fuse into whatever reads the mask, forward and backward, so no mask is ever stored; being a
+  function of global indices, it is the same on every mesh.
   """
   first, second = jax.random.key_data(key).reshape(-1)[:2].astype(jnp.uint32)
   rows = _mix(_mix(jax.lax.iota(jnp.uint32, shape[0]) ^ first) + second)
@@ -96,7 +96,7 @@ def random_words(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _mix(x: Array) -> Array:
-  """A bijection of 32-bit words in which every bit of the result depends on every bit of x (lowbias32, C. Wellons 2018)."""
+  """A bijection of 32-bit words; every bit of the result depends on every bit of x (lowbias32, C. Wellons 2018)."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
   x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
   return x ^ (x >> 16)
@@ -199,7 +199,7 @@ def dot_product_attention(
 
 def attention_mask(segments: Array) -> Array:
   """bool [B, 1, L, L]: tokens see their own segment only. Padding sees padding, so no row of it is empty."""
-  return (segments[:, None, :, None] == segments[:, None, None, :])
+  return segments[:, None, :, None] == segments[:, None, None, :]
 
 
 class FeedForward(nn.Module):

@@ -85,7 +85,9 @@ def partition_spec(path: str, shape: tuple[int, ...], names: tuple[str | None, .
         spec.append(axis)
         continue
       if name not in REPLICABLE:
-        raise ShardingError(f"parameter {path}: axis {name} of {size} is not a multiple of mesh.{axis}={mesh.shape[axis]}")
+        raise ShardingError(
+          f"parameter {path}: axis {name} of {size} is not a multiple of mesh.{axis}={mesh.shape[axis]}"
+        )
       logging.info("parameter %s: axis %s of %d stays whole on mesh.%s=%d", path, name, size, axis, mesh.shape[axis])
     spec.append(None)
   return P(*spec)
@@ -99,7 +101,9 @@ def parameter_shardings(params: Any, rules: Rules, mesh: Mesh, over_data: bool =
   )
 
 
-def like_parameters(tree: Any, shapes: Mapping[str, tuple[int, ...]], shardings: Mapping[str, NamedSharding], mesh: Mesh) -> Any:
+def like_parameters(
+  tree: Any, shapes: Mapping[str, tuple[int, ...]], shardings: Mapping[str, NamedSharding], mesh: Mesh
+) -> Any:
   """Shardings for an optimiser state: leaves that mirror a parameter (path ends in its path, same shape) follow it.
 
   Args:
@@ -133,6 +137,6 @@ def count_parameters(params: Any, rules: Rules, sizes: Mapping[str, int]) -> dic
   names = axis_names(params, rules)
   counts = {}
   for path, leaf in named_leaves(params).items():
-    dims = (sizes[name] if name in sizes else size for size, name in zip(leaf.shape, names[path]))
+    dims = (sizes.get(name, size) for size, name in zip(leaf.shape, names[path]))
     counts[path] = int(np.prod([*dims], dtype=np.int64))
   return counts

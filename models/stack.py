@@ -1,8 +1,8 @@
 """The layer stack: one `lax.scan` over depth that serves every way of sharing parameters.
 
-Every leaf of a sublayer has a leading axis `copies`, chosen per sublayer: depth (BERT), 1 (ALBERT), or groups times inner
-blocks. Depth d = i * inner + j of layer i reads row floor(i * groups / layers) * inner + j. `unroll` and `remat` change
-the compiled program and no parameter.
+Every leaf of a sublayer has a leading axis `copies`, chosen per sublayer: depth (BERT), 1 (ALBERT), or groups times
+inner blocks. Depth d = i * inner + j of layer i reads row floor(i * groups / layers) * inner + j. `unroll` and `remat`
+change the compiled program and no parameter.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 
 from models.layers import Array, FeedForward, LayerConfig, SelfAttention, split_key
 
-# What a block keeps for the backward pass. `none` keeps everything, `dots` the results of the weight matrices (attention
-# scores and elementwise work are computed again), `full` only the block's input.
+# What a block keeps for the backward pass. `none` keeps everything, `dots` the results of the weight matrices
+# (attention scores and elementwise work are computed again), `full` only the block's input.
 REMAT: dict[str, Callable[[Callable], Callable]] = {
   "none": lambda f: f,
   "dots": lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
@@ -56,7 +56,7 @@ def copy_rows(layers: int, groups: int, inner: int = 1) -> np.ndarray:
 
 
 class Stack(nn.Module):
-  """`layers` post-norm blocks. x [B, L, D], mask [B, 1, L, L] -> (x [B, L, D], all block outputs [depth, B, L, D] | None)."""
+  """`layers` post-norm blocks. x [B, L, D], mask [B, 1, L, L] -> (x, outputs of all blocks [depth, B, L, D] | None)."""
 
   config: LayerConfig
   layers: int

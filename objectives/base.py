@@ -62,7 +62,9 @@ class Objective(Protocol):
   def counts(self, batch: Any) -> Terms:
     """Denominator of each term, from the whole batch. A term is divided by max(n, 1)."""
 
-  def sums(self, params: dict, carry: Any, batch: Any, draws: Draws, train: bool) -> tuple[Terms, dict[str, Array], Any]:
+  def sums(
+    self, params: dict, carry: Any, batch: Any, draws: Draws, train: bool
+  ) -> tuple[Terms, dict[str, Array], Any]:
     """(sum of each term's losses, statistics that merge by addition, next recurrent state)."""
 
   def report(self, sums: dict, counts: dict, statistics: dict) -> dict[str, float]:
@@ -70,6 +72,9 @@ class Objective(Protocol):
 
   def axes(self) -> tuple:
     """Sharding rules of the parameters."""
+
+  def table_sizes(self) -> dict[str, int]:
+    """Real sizes of the axes that are padded, by axis name."""
 
 
 def mean_losses(sums: dict, counts: dict, weights: dict[str, float]) -> dict[str, float]:

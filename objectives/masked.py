@@ -39,6 +39,9 @@ class MaskedObjective:
   def axes(self) -> tuple:
     return self.model.axes()
 
+  def table_sizes(self) -> dict[str, int]:
+    return self.model.table_sizes()
+
   def counts(self, batch: Masked) -> Terms:
     pair = {self.pair: jnp.sum(batch.pair.weights)} if self.pair else {}
     return {"mlm": jnp.sum(batch.weights), **pair}

@@ -22,8 +22,8 @@ from objectives.optimizers import Optimizer
 class State:
   """All that a run carries from step to step.
 
-  step: applied updates. cursor: consumed batches. skipped: batches whose update was not finite. opt covers the parameters
-  that the current stage trains. carry: recurrent state with rows leading, or None.
+  step: applied updates. cursor: consumed batches. skipped: batches whose update was not finite. opt covers the
+  parameters that the current stage trains. carry: recurrent state with rows leading, or None.
   """
 
   step: Array
@@ -66,7 +66,7 @@ def abstract(state: State, shardings: State) -> State:
 def enter_stage(
   state: State, optimizer: Optimizer, freeze: tuple[str, ...], reset_optimizer: bool, copy: Mapping[str, str]
 ) -> State:
-  """The state at the start of a stage: parameters copied, moments kept where they go on, fresh for what starts to train.
+  """The state at the start of a stage: parameters copied, moments kept where they go on, fresh where training starts.
 
   Args:
     freeze: patterns of the parameters that this stage leaves alone; they have no moments.
@@ -75,7 +75,7 @@ def enter_stage(
   params = copy_subtrees(state.params, copy)
   fresh = init_opt(optimizer, params, freeze)
   old = {} if reset_optimizer else named_leaves(state.opt)
-  opt = map_named(lambda path, leaf: old[path] if path in old else leaf, fresh)
+  opt = map_named(lambda path, leaf: old.get(path, leaf), fresh)
   return dataclasses.replace(state, params=params, opt=opt)
 
 

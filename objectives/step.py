@@ -26,7 +26,7 @@ from objectives.state import State
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-  """What one step tells: sums, counts and statistics of its batch, gradient norm before the clip, rate, and whether it counted."""
+  """What a step tells: sums, counts, statistics, gradient norm before the clip, rate, whether it was applied."""
 
   sums: Terms
   counts: Terms
@@ -53,10 +53,11 @@ class StepSettings:
 def make_step(
   objective: Objective, optimizer: Optimizer, settings: StepSettings, mesh: Mesh
 ) -> Callable[[State, Any], tuple[State, StepReport]]:
-  """The pure function (state, batch) -> (state, report) of one stage; the caller jits it with shardings and donation."""
+  """The pure function (state, batch) -> (state, report) of a stage; the caller jits it with shardings and donation."""
   if settings.micro_batches > 1 and not objective.separable:
     raise ValueError(
-      f"micro_batches: got {settings.micro_batches}, want 1: this objective's terms are no sums over rows; set micro_batches=1"
+      f"micro_batches: got {settings.micro_batches}, want 1: this objective's terms are no sums over rows; "
+      "set micro_batches=1"
     )
 
   def step(state: State, batch: Any) -> tuple[State, StepReport]:
@@ -86,7 +87,7 @@ def make_step(
 
 
 def _gradient(objective: Objective, settings: StepSettings, mesh: Mesh, counts: Terms, frozen: dict) -> Callable:
-  """(trainable, carry, batch, cursor) -> (gradient of sum_k w_k S_k / n_k, (sums, statistics, carry)) over micro-batches."""
+  """(trainable, carry, batch, cursor) -> (gradient of sum_k w_k S_k / n_k, (sums, statistics, carry))."""
   denominators = {term: 1.0 if settings.loss_scale == "sum" else jnp.maximum(n, 1) for term, n in counts.items()}
   factor = settings.loss_scale if isinstance(settings.loss_scale, float) else 1.0
   root = jax.random.fold_in(jax.random.key(settings.seed), 1)

@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices for every test process; programs compile cheaply and once, since nothing here is timed."""
+"""Eight simulated CPU devices for every test process; programs compile cheaply and once: nothing here is timed."""
 
 import atexit
 import os

@@ -69,8 +69,15 @@ class ReplacedModel(nn.Module):
     self.discriminate(tokens.ids, tokens, None)
 
 
+class Tables:
+  """Real sizes of the tables, which are 128 rows each."""
+
+  def table_sizes(self):
+    return {"vocab": VOCAB, "entities": VOCAB}
+
+
 @dataclasses.dataclass(frozen=True)
-class Replaced:
+class Replaced(Tables):
   """Terms mlm (generator) and rtd (discriminator, weight 50); samples come from one key per global row."""
 
   model: ReplacedModel = ReplacedModel()
@@ -138,7 +145,7 @@ class RecurrentModel(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recurrent:
+class Recurrent(Tables):
   """Terms forward and backward; the state of both directions goes on into the next batch."""
 
   model: RecurrentModel = RecurrentModel()
@@ -202,7 +209,7 @@ class EntityModel(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class EntityPrediction:
+class EntityPrediction(Tables):
   """Terms mlm (words) and mem (masked entities)."""
 
   model: EntityModel = EntityModel()
@@ -293,7 +300,9 @@ def entity_batch(seed: int) -> MaskedEntities:
   segments = np.take_along_axis(words.tokens.segments, starts[..., 0], 1)
   entities = Entities(_ints(rng, 0, VOCAB, (ROWS, 4)), positions, segments)
   targets = _ints(rng, 0, 4, (ROWS, 2))
-  return MaskedEntities(words, entities, targets, _ints(rng, 0, VOCAB, (ROWS, 2)), np.float32(rng.random((ROWS, 2)) < 0.7))
+  return MaskedEntities(
+    words, entities, targets, _ints(rng, 0, VOCAB, (ROWS, 2)), np.float32(rng.random((ROWS, 2)) < 0.7)
+  )
 
 
 TENANTS = {

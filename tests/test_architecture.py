@@ -1,4 +1,4 @@
-"""The shape of the project: imports run one way, the core stands without TensorFlow and PyTorch, files stay readable."""
+"""The shape of the project: imports run one way, no TensorFlow or PyTorch in the core, files stay readable."""
 
 import ast
 import subprocess
@@ -46,7 +46,9 @@ def test_imports_run_one_way(room):
 
 def test_data_computes_nothing_in_jax():
   """data/ is NumPy on the host; jax appears only where batches are registered as pytrees."""
-  using = {path.relative_to(ROOT).as_posix() for path in files("data") if any(n.split(".")[0] == "jax" for n in imports(path))}
+  using = {
+    path.relative_to(ROOT).as_posix() for path in files("data") if any(n.split(".")[0] == "jax" for n in imports(path))
+  }
   assert using == {"data/batch.py"}
 
 
@@ -58,7 +60,9 @@ def test_flax_stays_in_models():
 
 def test_the_core_never_imports_tensorflow_or_torch():
   """Every module of every room and the three commands, imported in one process."""
-  modules = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for room in ROOMS for path in files(room)]
+  modules = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for room in ROOMS for path in files(room)
+  ]
   modules = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
   code = (
     "import importlib, sys\n"

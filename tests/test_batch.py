@@ -19,11 +19,20 @@ def test_sizes_of_a_valid_batch():
 @pytest.mark.parametrize(
   "change, line",
   [
-    ({"labels": np.zeros((16, 5), np.int32)}, "batch field Masked.labels: got shape (16, 5) int32, want [B=16, P=6] int"),
-    ({"weights": np.zeros((16, 6), np.int32)}, "batch field Masked.weights: got shape (16, 6) int32, want [B=16, P=6] float"),
+    (
+      {"labels": np.zeros((16, 5), np.int32)},
+      "batch field Masked.labels: got shape (16, 5) int32, want [B=16, P=6] int",
+    ),
+    (
+      {"weights": np.zeros((16, 6), np.int32)},
+      "batch field Masked.weights: got shape (16, 6) int32, want [B=16, P=6] float",
+    ),
     ({"inputs": None}, "batch field Masked.inputs is missing: got None, want [B=16, P=6] int"),
     ({"labels": [1, 2]}, "batch field Masked.labels: got list, want [B=16, P=6] int"),
-    ({"edges": np.zeros((16, 6, 3), np.int32)}, "batch field Masked.edges: got shape (16, 6, 3) int32, want [B=16, P=6, 2] int"),
+    (
+      {"edges": np.zeros((16, 6, 3), np.int32)},
+      "batch field Masked.edges: got shape (16, 6, 3) int32, want [B=16, P=6, 2] int",
+    ),
   ],
 )
 def test_a_wrong_field_is_named_with_what_it_is_and_must_be(change, line):
@@ -59,7 +68,14 @@ def test_padding_is_counted():
 
 
 def test_a_key_depends_on_every_name_its_order_and_its_type():
-  keys = {key(0, "mask", 1), key(1, "mask", 1), key(0, "mask", "1"), key(0, 1, "mask"), key(0, "mask"), key(0, "mask", 1, 0)}
+  keys = {
+    key(0, "mask", 1),
+    key(1, "mask", 1),
+    key(0, "mask", "1"),
+    key(0, 1, "mask"),
+    key(0, "mask"),
+    key(0, "mask", 1, 0),
+  }
   assert len(keys) == 6 and key(0, "mask", np.int64(1)) == key(0, "mask", 1)
 
 
@@ -71,7 +87,7 @@ def test_words_are_splitmix64():
 
 def test_draws_are_uniform_and_permutations_are_permutations():
   u = uniform(key(0, "u"), np.arange(100_000))
-  assert 0 <= u.min() and u.max() < 1 and abs(u.mean() - 0.5) < 0.005
+  assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.005
   assert np.bincount(below(key(0, "b"), np.arange(70_000), 7)).min() > 9_500
   order = permutation(0, "order", 3, 1000)
   assert sorted(order) == list(range(1000)) and list(order) != list(permutation(0, "order", 4, 1000))

@@ -213,6 +213,7 @@ def test_missing_wheels_are_named(target, wheels, monkeypatch):
 def test_text_report_of_a_program_compiled_here():
   """A product sharded over its contraction on four devices: one dot a device, one all-reduce, one [B, L, L] tensor."""
   mesh = make_mesh(1, 4, jax.devices()[:4])
+
   def place(*names):
     return NamedSharding(mesh, PartitionSpec(*names))
 

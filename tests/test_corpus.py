@@ -178,7 +178,7 @@ def test_a_finished_corpus_is_reused_and_other_settings_are_refused(corpus, text
   assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path != folder} == {
     path: time for path, time in before.items() if path != folder
   }
-  with pytest.raises(CorpusError, match="other settings: language was \"en\", now \"ko\"; seed was 0, now 3: name"):
+  with pytest.raises(CorpusError, match='other settings: language was "en", now "ko"; seed was 0, now 3: name'):
     prepared(text, folder, language="ko", seed=3)
   other = tmp_path / "a.txt"
   other.write_text("a of\n\nof a")

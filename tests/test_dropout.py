@@ -45,7 +45,11 @@ def test_neighbours_are_uncorrelated(axis):
 def test_keys_give_masks_that_have_nothing_to_do_with_each_other():
   """Neighbouring seeds, and keys folded from one another as layers and steps are."""
   key = jax.random.key(0)
-  masks = [mask(0), mask(1), *(np.asarray(dropout(jnp.ones(SHAPE), 0.1, jax.random.fold_in(key, i)) > 0) for i in range(3))]
+  masks = [
+    mask(0),
+    mask(1),
+    *(np.asarray(dropout(jnp.ones(SHAPE), 0.1, jax.random.fold_in(key, i)) > 0) for i in range(3)),
+  ]
   for i, a in enumerate(masks):
     for b in masks[:i]:
       assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / a.size**0.5

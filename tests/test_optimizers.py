@@ -46,7 +46,8 @@ def test_twenty_updates_equal_a_plain_loop(bias_correction):
 def test_norms_and_biases_do_not_decay():
   params = {"layers": {"norm": {"scale": 0, "bias": 0}, "query": {"kernel": 0, "bias": 0}}, "word": {"embedding": 0}}
   assert decay_mask(params, ("norm/", "bias$")) == {
-    "layers": {"norm": {"scale": False, "bias": False}, "query": {"kernel": True, "bias": False}}, "word": {"embedding": True},
+    "layers": {"norm": {"scale": False, "bias": False}, "query": {"kernel": True, "bias": False}},
+    "word": {"embedding": True},
   }  # fmt: skip
 
 

@@ -16,22 +16,29 @@ PACKED = ("masked", "entities")  # per-row sampling (replaced) and streams (recu
 
 def unpack(batch: Masked) -> Masked:
   """One row for each packed example, its tokens first; slots of other examples get weight 0."""
-  t, rows = batch.tokens, []
-  for row in range(len(t.ids)):
-    for segment in (1, 2):
-      columns = np.flatnonzero(t.segments[row] == segment)
-      first = columns[0]
-      pad = lambda values: np.pad(values, (0, LENGTH - len(columns))).astype(np.int32)
-      inside = (batch.positions[row] >= first) & (batch.positions[row] <= columns[-1])
-      pair = None
-      if batch.pair is not None:
-        slot = segment - 1
-        pair = Pair(np.zeros((1, 1), np.int32), batch.pair.labels[row, slot].reshape(1, 1), batch.pair.weights[row, slot].reshape(1, 1))
-      tokens = Tokens(pad(t.ids[row, columns])[None], pad(t.types[row, columns])[None], pad(np.ones(len(columns)))[None], pad(t.positions[row, columns])[None])
-      slots = [x[row][None] for x in (batch.inputs, batch.labels)]
-      positions = np.where(inside, batch.positions[row] - first, 0).astype(np.int32)[None]
-      rows.append(Masked(tokens, positions, *slots, (batch.weights[row] * inside)[None].astype(np.float32), pair=pair))
+  rows = [unpack_one(batch, row, segment) for row in range(len(batch.tokens.ids)) for segment in (1, 2)]
   return jax.tree.map(lambda *x: np.concatenate(x), *rows)
+
+
+def unpack_one(batch: Masked, row: int, segment: int) -> Masked:
+  t = batch.tokens
+  columns = np.flatnonzero(t.segments[row] == segment)
+  first, last = columns[0], columns[-1]
+
+  def pad(values):
+    return np.pad(values, (0, LENGTH - len(columns))).astype(np.int32)[None]
+
+  tokens = Tokens(
+    pad(t.ids[row, columns]), pad(t.types[row, columns]), pad(np.ones(len(columns))), pad(t.positions[row, columns])
+  )
+  inside = (batch.positions[row] >= first) & (batch.positions[row] <= last)
+  positions = np.where(inside, batch.positions[row] - first, 0).astype(np.int32)[None]
+  weights = (batch.weights[row] * inside)[None].astype(np.float32)
+  pair = None
+  if batch.pair is not None:
+    one = lambda x: x[row, segment - 1].reshape(1, 1)
+    pair = Pair(np.zeros((1, 1), np.int32), one(batch.pair.labels), one(batch.pair.weights))
+  return Masked(tokens, positions, batch.inputs[row][None], batch.labels[row][None], weights, pair=pair)
 
 
 def unpack_entities(batch: MaskedEntities) -> MaskedEntities:
@@ -53,10 +60,17 @@ def unpack_entities(batch: MaskedEntities) -> MaskedEntities:
 def restart_positions(batch: MaskedEntities) -> MaskedEntities:
   """Keeps mentions inside one example and gives the weight 0 to entities of padding, as packing does."""
   segments = batch.words.tokens.segments
-  inside = np.take_along_axis(segments[:, None, :].repeat(4, 1), np.maximum(batch.entities.positions, 0), 2) == batch.entities.segments[..., None]
+  inside = (
+    np.take_along_axis(segments[:, None, :].repeat(4, 1), np.maximum(batch.entities.positions, 0), 2)
+    == batch.entities.segments[..., None]
+  )
   positions = np.where(inside & (batch.entities.positions >= 0), batch.entities.positions, -1).astype(np.int32)
   alive = np.take_along_axis(batch.entities.segments, batch.positions, 1) > 0
-  return dataclasses.replace(batch, entities=dataclasses.replace(batch.entities, positions=positions), weights=(batch.weights * alive).astype(np.float32))
+  return dataclasses.replace(
+    batch,
+    entities=dataclasses.replace(batch.entities, positions=positions),
+    weights=(batch.weights * alive).astype(np.float32),
+  )
 
 
 def inside_examples(batch: Masked) -> Masked:
@@ -67,7 +81,10 @@ def inside_examples(batch: Masked) -> Masked:
 
 CASES = {
   "masked": (lambda: inside_examples(masked_batch(4)), unpack),
-  "entities": (lambda: restart_positions(dataclasses.replace(entity_batch(4), words=inside_examples(entity_batch(4).words))), unpack_entities),
+  "entities": (
+    lambda: restart_positions(dataclasses.replace(entity_batch(4), words=inside_examples(entity_batch(4).words))),
+    unpack_entities,
+  ),
 }
 
 

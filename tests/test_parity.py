@@ -1,4 +1,4 @@
-"""BERT against transformers' BertForPreTraining in float32: outputs to 1e-5, gradients to 1e-4 relative, dropout off."""
+"""BERT against transformers' BertForPreTraining in float32: outputs to 1e-5, gradients to 1e-4, dropout off."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,10 @@ def batch():
   real = columns < lengths
   ints = lambda x: np.asarray(x, np.int32)
   tokens = Tokens(
-    ints(rng.integers(0, VOCAB, real.shape) * real), ints((columns >= lengths // 2) & real), ints(real), ints(columns * real)
+    ints(rng.integers(0, VOCAB, real.shape) * real),
+    ints((columns >= lengths // 2) & real),
+    ints(real),
+    ints(columns * real),
   )
   positions = ints(np.stack([rng.permutation(n)[:PREDICTIONS] for n in lengths[:, 0]]))
   weights = np.ones(positions.shape, np.float32)
@@ -37,7 +40,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def ours():
-  """(hidden, mlm logits at the positions, pair logits, loss, gradients under transformers' names), and the parameters."""
+  """hidden, mlm logits at the positions, pair logits, loss, gradients and parameters under transformers' names, ids."""
   objective, example = MaskedObjective(Bert(CONFIG), "nsp"), batch()
   params = objective.init(jax.random.key(0), example)
   # zero biases and unit norms would hide a mistake in them
@@ -52,12 +55,27 @@ def ours():
 
   value, grads = jax.jit(jax.value_and_grad(loss))(params)
   ids = example.tokens.ids.copy()
-  np.put_along_axis(ids, example.positions, np.where(example.weights > 0, example.inputs, np.take_along_axis(ids, example.positions, 1)), 1)
+  np.put_along_axis(
+    ids,
+    example.positions,
+    np.where(example.weights > 0, example.inputs, np.take_along_axis(ids, example.positions, 1)),
+    1,
+  )
   apply = lambda *args, **kwargs: objective.model.apply({"params": params}, *args, **kwargs)
   hidden = apply(ids, example.tokens).hidden
-  outputs = hidden, apply(hidden, example.positions, method="token_logits")[..., :VOCAB], apply(hidden, example.pair.cls, method="pair_logits")[:, 0]
+  outputs = (
+    hidden,
+    apply(hidden, example.positions, method="token_logits")[..., :VOCAB],
+    apply(hidden, example.pair.cls, method="pair_logits")[:, 0],
+  )
   host = jax.device_get
-  return *map(host, outputs), float(value), named_for_transformers(host(grads), VOCAB), named_for_transformers(host(params), VOCAB), ids
+  return (
+    *map(host, outputs),
+    float(value),
+    named_for_transformers(host(grads), VOCAB),
+    named_for_transformers(host(params), VOCAB),
+    ids,
+  )
 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
@@ -66,7 +84,8 @@ def theirs(request, ours):
   transformers = pytest.importorskip("transformers")
   config = transformers.BertConfig(
     vocab_size=VOCAB, hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=80,
-    max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation=request.param,
+    max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    attn_implementation=request.param,
   )  # fmt: skip
   model = transformers.BertForPreTraining(config)
   weights = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in ours[5].items()}
@@ -76,7 +95,12 @@ def theirs(request, ours):
   model.eval()
   example, as_long = batch(), lambda x: torch.from_numpy(np.asarray(x, np.int64))
   labels = np.full(example.tokens.ids.shape, -100)
-  for row, column, label, weight in zip(*(np.ravel(x) for x in (np.arange(ROWS)[:, None].repeat(PREDICTIONS, 1), example.positions, example.labels, example.weights))):
+  for row, column, label, weight in zip(
+    *(
+      np.ravel(x)
+      for x in (np.arange(ROWS)[:, None].repeat(PREDICTIONS, 1), example.positions, example.labels, example.weights)
+    )
+  ):
     if weight:
       labels[row, column] = label
   out = model(
@@ -86,7 +110,13 @@ def theirs(request, ours):
   out.loss.backward()
   grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
   picked = np.take_along_axis(out.prediction_logits.detach().numpy(), example.positions[..., None], 1)
-  return out.hidden_states[-1].detach().numpy(), picked, out.seq_relationship_logits.detach().numpy(), float(out.loss), grads
+  return (
+    out.hidden_states[-1].detach().numpy(),
+    picked,
+    out.seq_relationship_logits.detach().numpy(),
+    float(out.loss),
+    grads,
+  )
 
 
 def test_outputs(ours, theirs):

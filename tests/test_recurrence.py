@@ -22,7 +22,9 @@ def forward(params, carry, batch):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_two_steps_of_T_equal_one_of_2T(direction):
   whole = chars_batch(3, 2 * LENGTH)
-  half = lambda part: dataclasses.replace(whole, **{name: getattr(whole, name)[..., part] for name in ("index", "targets", "weights")})
+  half = lambda part: dataclasses.replace(
+    whole, **{name: getattr(whole, name)[..., part] for name in ("index", "targets", "weights")}
+  )
   params, start = OBJECTIVE.init(jax.random.key(0), whole), OBJECTIVE.carry(whole)
   want, end = forward(params, start, whole)
   first, between = forward(params, start, half(slice(0, LENGTH)))

@@ -69,7 +69,9 @@ def launch(workdir, tenant, poisoned=(), hooks=None, **overrides):
   """One launch of the training command's function on two devices."""
   config = load("configs/bert.py:tiny", BASE | overrides)
   objective, _ = TENANTS[tenant]
-  setup = Setup(config, objective, objectives.build_optimizer(config), make_mesh(2, 1, jax.devices()[:2]), stages(config))
+  setup = Setup(
+    config, objective, objectives.build_optimizer(config), make_mesh(2, 1, jax.devices()[:2]), stages(config)
+  )
   return train(config, workdir, setup=setup, feed=ArrayFeed(tenant, poisoned, hooks))
 
 
@@ -141,7 +143,9 @@ def test_a_non_finite_batch_is_skipped_and_survives_a_kill(tmp_path, kill_at):
 ROLLBACK = {"poisoned": (3, 4)}  # two in a row after step 3: back to step 2, on at batch 5
 
 
-@pytest.mark.parametrize("point,n", [("rollback_begins", 1), ("before_rollback", 1), ("after_rollback", 1), ("rolled_back", 1), ("step", 7)])
+@pytest.mark.parametrize(
+  "point,n", [("rollback_begins", 1), ("before_rollback", 1), ("after_rollback", 1), ("rolled_back", 1), ("step", 7)]
+)
 def test_a_kill_during_and_after_the_rollback_gives_the_same_hash(point, n, tmp_path, kill_at, once):
   want = once("rollback", lambda workdir: launch(workdir, "masked", **ROLLBACK)[0])
   got = killed_then_resumed(tmp_path, "masked", kill_at, point, n, **ROLLBACK)
@@ -165,7 +169,8 @@ def test_rollbacks_end_when_they_are_used_up(tmp_path):
 
 STAGES = (
   {"steps": 3, "length": 24, "max_predictions": 6, "batch_size": ROWS, "freeze": ("^discriminator/", "^detect/")},
-  {"steps": 3, "length": 24, "max_predictions": 6, "batch_size": ROWS, "freeze": ("^generator/",), "reset_optimizer": True, "copy": {"generator": "discriminator"}},
+  {"steps": 3, "length": 24, "max_predictions": 6, "batch_size": ROWS, "freeze": ("^generator/",),
+   "reset_optimizer": True, "copy": {"generator": "discriminator"}},
 )  # fmt: skip
 
 
@@ -178,13 +183,15 @@ def test_a_stage_change_killed_across_the_boundary_gives_the_same_hash(tmp_path,
 
 
 def test_stages_freeze_copy_and_reset(tmp_path):
-  """Frozen subtrees have no moments and do not move; the copy starts from the trained one; the optimiser starts over."""
+  """Frozen subtrees have no moments and do not move; the copy is of the trained one; the optimiser starts over."""
   config = load("configs/bert.py:tiny", BASE | {"stages": STAGES, "save_every": 3})
   launch(tmp_path, "replaced", stages=STAGES, save_every=3, keep_checkpoints=9)
   objective, make = TENANTS["replaced"]
   from trainer.programs import Program
 
-  setup = Setup(config, objective, objectives.build_optimizer(config), make_mesh(1, 1, jax.devices()[:1]), stages(config))
+  setup = Setup(
+    config, objective, objectives.build_optimizer(config), make_mesh(1, 1, jax.devices()[:1]), stages(config)
+  )
   programs = [Program(setup, stage, make(0)) for stage in setup.stages]
   with Checkpoints(tmp_path / "checkpoints", 3) as checkpoints:
     start, _ = checkpoints.restore(lambda step: programs[0].abstract_state, step=0)

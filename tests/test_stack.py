@@ -34,8 +34,11 @@ def python_loop(params, x, mask, sharing):
   outputs = []
   for layer in range(LAYERS):
     for inner in range(sharing.inner):
-      rows = {n: layer * g // LAYERS * sharing.inner + inner for n, g in (("attention", sharing.attention_groups), ("ffn", sharing.ffn_groups))}
-      own = {name: jax.tree.map(lambda leaf: leaf[row], params[name]) for name, row in rows.items()}
+      rows = {
+        n: layer * g // LAYERS * sharing.inner + inner
+        for n, g in (("attention", sharing.attention_groups), ("ffn", sharing.ffn_groups))
+      }
+      own = {name: jax.tree.map(lambda leaf, row=row: leaf[row], params[name]) for name, row in rows.items()}
       x = SelfAttention(LAYER).apply({"params": own["attention"]}, x, mask, None)
       x = FeedForward(LAYER).apply({"params": own["ffn"]}, x, None)
       outputs.append(x)

@@ -1,4 +1,4 @@
-"""One step for every objective: the same update whatever the micro-batches and the mesh; nothing moves when it is not finite."""
+"""One step for every objective: one update whatever the micro-batches and the mesh, and none that is not finite."""
 
 import dataclasses
 import functools
@@ -113,7 +113,7 @@ def matmul_shapes(text):
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
 def test_devices_keep_their_rows_of_the_batch(micro_batches):
-  """On 4 data devices: no all-gather, and every FFN product has B / (M * devices) rows of tokens (or is a weight gradient)."""
+  """On 4 data devices: no all-gather, and FFN products have B / (M * devices) rows (or are weight gradients)."""
   text = compiled_text("masked", micro_batches, (4, 1))
   assert "all-gather" not in text
   rows = {int(np.prod(shape[:-1])) for shape in matmul_shapes(text) if shape[-1] == BERT.ffn}

@@ -1,4 +1,4 @@
-"""The train command as its users see it: one line for every mistake, one JSON line at the end, the same run after a kill."""
+"""The train command as users see it: a line for every mistake, a JSON line at the end, the same run after a kill."""
 
 import json
 import os
@@ -60,7 +60,9 @@ def test_a_run_prepares_its_corpus_trains_and_reports(whole):
   train, evaluation = (next(line for line in lines if f"{kind}/mlm_loss" in line) for kind in ("train", "eval"))
   assert {"train/loss", "train/nsp_loss", "train/grad_norm", "train/lr", "train/valid_tokens_per_s"} <= train.keys()
   assert {"eval/mlm_accuracy", "eval/mlm_perplexity", "eval/nsp_accuracy", "eval/unigram_loss"} <= evaluation.keys()
-  assert (workdir / "tokenizer" / "vocab.txt").exists() and json.loads((workdir / "config.json").read_text())["steps"] == 8
+  assert (workdir / "tokenizer" / "vocab.txt").exists() and json.loads((workdir / "config.json").read_text())[
+    "steps"
+  ] == 8
   assert list((workdir / "tensorboard").iterdir())
   assert "start: scratch, seed 0" in done.stderr
 
@@ -75,9 +77,16 @@ def test_sigkill_and_the_same_command_give_the_same_hash(whole, tmp_path, corpus
 
 
 def test_a_second_launch_is_refused_and_sigterm_saves(whole, tmp_path, corpus):
-  arguments = (f"--config.data.source={corpus}", f"--config.data.dir={whole[0] / 'data'}", *SMALL[1:], "--config.steps=100000")
+  arguments = (
+    f"--config.data.source={corpus}",
+    f"--config.data.dir={whole[0] / 'data'}",
+    *SMALL[1:],
+    "--config.steps=100000",
+  )
   line = [sys.executable, "train.py", "--config=configs/bert.py:tiny", f"--workdir={tmp_path}", *arguments]
-  running = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+  running = subprocess.Popen(
+    line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+  )
   try:
     deadline = time.monotonic() + 120
     while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():

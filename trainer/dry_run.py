@@ -19,15 +19,13 @@ from trainer.programs import Program, Setup, parameter_counts
 
 def dry_run(config: Any) -> dict[str, Any]:
   """Prints the tables to stderr; returns the figures for the summary line."""
-  setup, console = Setup.of(config), Console(file=sys.stderr, width=None if sys.stderr.isatty() else 160)
+  setup, console = Setup.of(config), _console()
   console.print(_table("config", ("key", "value"), [(k, repr(v)) for k, v in flatten(config).items()]))
   summary: dict[str, Any] = {"mesh": dict(setup.mesh.shape), "stages": []}
   for number, stage in enumerate(setup.stages):
     program = Program(setup, stage, synthetic_batch(config, stage, 0))
     if number == 0:
-      counts = parameter_counts(setup, program.shapes.params)
-      console.print(parameter_table(setup, program, counts))
-      summary["parameters"] = sum(counts.values())
+      summary["parameters"] = show_parameters(setup, program)
     shapes = named_leaves(program.example)
     rows = [(path, str(leaf.shape), str(leaf.dtype)) for path, leaf in shapes.items()]
     console.print(_table(f"batch of stage {number}", ("field", "shape", "dtype"), rows))
@@ -35,11 +33,28 @@ def dry_run(config: Any) -> dict[str, Any]:
   return summary
 
 
+def show_parameters(setup: Setup, program: Program) -> int:
+  """Prints the parameter table to stderr; returns the number of parameters."""
+  counts = parameter_counts(setup, program.shapes.params)
+  _console().print(parameter_table(setup, program, counts))
+  return sum(counts.values())
+
+
+def _console() -> Console:
+  return Console(file=sys.stderr, width=None if sys.stderr.isatty() else 160)
+
+
 def parameter_table(setup: Setup, program: Program, counts: dict[str, int]) -> Table:
   """Path, shape, axes, sharding and number of every parameter."""
   names, shardings = axis_names(program.shapes.params, setup.objective.axes()), named_leaves(program.shardings.params)
   rows = [
-    (path, str(leaf.shape), " ".join(str(name or "-") for name in names[path]), str(shardings[path].spec), f"{counts[path]:,}")
+    (
+      path,
+      str(leaf.shape),
+      " ".join(str(name or "-") for name in names[path]),
+      str(shardings[path].spec),
+      f"{counts[path]:,}",
+    )
     for path, leaf in named_leaves(program.shapes.params).items()
   ]
   rows.append(("total", "", "", "", f"{sum(counts.values()):,}"))

@@ -53,7 +53,9 @@ class CorpusFeed:
     self._config, data = config, config.data
     directory = Path(data.dir) if data.dir else workdir / "data"
     training = Training(
-      functools.partial(wordpiece.train, vocab_size=config.model.vocab_size, lowercase=data.lowercase, words=data.words),
+      functools.partial(
+        wordpiece.train, vocab_size=config.model.vocab_size, lowercase=data.lowercase, words=data.words
+      ),
       {"kind": "wordpiece", "vocab_size": config.model.vocab_size, "lowercase": data.lowercase, "words": data.words},
     )
     source = tokenizers.load(data.tokenizer, data.lowercase, data.words) if data.tokenizer else training
@@ -76,7 +78,9 @@ class CorpusFeed:
 
   def batches(self, stage: Stage, cursor: int) -> Iterator[tuple[int, Any]]:
     data = self._config.data
-    return prefetch(self._pipeline(stage), cursor, workers=0, threads=data.workers or 1, buffer=data.prefetch, rows=_own_rows(stage))
+    return prefetch(
+      self._pipeline(stage), cursor, workers=0, threads=data.workers or 1, buffer=data.prefetch, rows=_own_rows(stage)
+    )
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
     if "validation" not in self._stores:

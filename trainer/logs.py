@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,7 +20,9 @@ METRICS = "metrics.jsonl"
 
 def set_up_logging(terminal: bool) -> None:
   """The project's log on stderr, without the chatter of the libraries."""
-  handler = RichHandler(console=Console(stderr=True), show_path=False) if terminal else logging.StreamHandler(sys.stderr)
+  handler = (
+    RichHandler(console=Console(stderr=True), show_path=False) if terminal else logging.StreamHandler(sys.stderr)
+  )
   if not terminal:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
   logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -28,16 +31,22 @@ def set_up_logging(terminal: bool) -> None:
 
 
 class MetricLog:
-  """metrics.jsonl and TensorBoard events of one run. On resume, lines past the restored step are cut away first."""
+  """metrics.jsonl and TensorBoard events of one run. On resume, lines past the restored step are cut away first.
+
+  In a run of several processes, process 0 writes and the others do nothing.
+  """
 
   def __init__(self, workdir: Path, step: int):
-    self._path = workdir / METRICS
-    self._cut(step)
-    self._file = self._path.open("a", encoding="utf-8")
-    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    self._path, self._writes = workdir / METRICS, jax.process_index() == 0
+    if self._writes:
+      self._cut(step)
+      self._file = self._path.open("a", encoding="utf-8")
+      self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
   def write(self, step: int, figures: dict[str, float]) -> None:
     """One line: the step, then the figures by name."""
+    if not self._writes:
+      return
     self._file.write(json.dumps({"step": step, **figures}) + "\n")
     self._file.flush()
     for name, value in figures.items():
@@ -45,13 +54,15 @@ class MetricLog:
 
   def rewind(self, step: int) -> None:
     """Forgets what was written after `step` (a rollback)."""
-    self._file.close()
-    self._cut(step)
-    self._file = self._path.open("a", encoding="utf-8")
+    if self._writes:
+      self._file.close()
+      self._cut(step)
+      self._file = self._path.open("a", encoding="utf-8")
 
   def close(self) -> None:
-    self._file.close()
-    self._board.close()
+    if self._writes:
+      self._file.close()
+      self._board.close()
 
   @staticmethod
   def last_figures(workdir: Path) -> dict[str, float]:
@@ -83,7 +94,12 @@ class Live:
     self._terminal = terminal
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
     self._progress = Progress(
-      *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), disable=not terminal
+      *columns,
+      TimeElapsedColumn(),
+      TextColumn("ETA"),
+      TimeRemainingColumn(),
+      console=Console(stderr=True),
+      disable=not terminal,
     )
     self._total, self._started, self._first = total, time.monotonic(), done
     self._task = self._progress.add_task("starting", total=total, completed=done)

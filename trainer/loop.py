@@ -98,7 +98,9 @@ class Loop:
     self.state, self.streak = start.state, start.streak
     positions = jax.device_get((start.state.step, start.state.cursor, start.state.skipped))
     self.step, self.cursor, self.skipped = map(int, positions)
-    self.handled = self.step if self.step else -1  # the step whose boundary is done; a fresh run still has to save step 0
+    self.handled = (
+      self.step if self.step else -1
+    )  # the step whose boundary is done; a fresh run still has to save step 0
     self.figures: dict[str, float] = {}
     self.window, self.pending = _Window(), collections.deque()
     self.stopped = False
@@ -226,7 +228,9 @@ class Loop:
     with jax.transfer_guard("allow"):
       restored = self.parts.checkpoints.restore(lambda step: self.parts.program_at(step).abstract_state)
     self.state, meta = restored
-    logging.warning("rolled back from step %d to step %d; going on at batch %d", self.step, meta["step"], meta["cursor"])
+    logging.warning(
+      "rolled back from step %d to step %d; going on at batch %d", self.step, meta["step"], meta["cursor"]
+    )
     self.step, self.cursor, self.skipped, self.streak = meta["step"], meta["cursor"], meta["skipped"], meta["streak"]
     self.handled, self.window = self.step, _Window()
     self.parts.log.rewind(self.step)

@@ -59,9 +59,7 @@ class Program:
   def shapes(self) -> State:
     """The state's shapes without shardings."""
     s = self.setup
-    return jax.eval_shape(
-      lambda: init_state(s.objective, s.optimizer, s.config.seed, self.stage.freeze, self.example)
-    )
+    return jax.eval_shape(lambda: init_state(s.objective, s.optimizer, s.config.seed, self.stage.freeze, self.example))
 
   @functools.cached_property
   def shardings(self) -> State:
@@ -89,7 +87,11 @@ class Program:
     """The state at this stage's first step from that at the end of the stage before."""
     stage, optimizer = self.stage, self.setup.optimizer
     enter = functools.partial(
-      enter_stage, optimizer=optimizer, freeze=stage.freeze, reset_optimizer=stage.reset_optimizer, copy=dict(stage.copy)
+      enter_stage,
+      optimizer=optimizer,
+      freeze=stage.freeze,
+      reset_optimizer=stage.reset_optimizer,
+      copy=dict(stage.copy),
     )
     return jax.jit(enter, out_shardings=self.shardings)(state)
 
@@ -117,7 +119,11 @@ class Program:
   @functools.cached_property
   def batch_shardings(self) -> Any:
     """Rows over `data`; fields of the whole batch over `data` where it divides them."""
-    rows, whole, size = row_sharding(self.setup.mesh), NamedSharding(self.setup.mesh, P()), self.setup.mesh.shape["data"]
+    rows, whole, size = (
+      row_sharding(self.setup.mesh),
+      NamedSharding(self.setup.mesh, P()),
+      self.setup.mesh.shape["data"],
+    )
     return jax.tree.map(
       lambda row, leaf: rows if row or leaf.shape[0] % size == 0 else whole, is_row_field(self.example), self.example
     )
@@ -133,4 +139,4 @@ class Program:
 
 def parameter_counts(setup: Setup, params: Any) -> dict[str, int]:
   """{path: parameters} with vocabularies at their real size."""
-  return count_parameters(params, setup.objective.axes(), setup.objective.model.table_sizes())
+  return count_parameters(params, setup.objective.axes(), setup.objective.table_sizes())

@@ -55,9 +55,7 @@ class Reader:
     steps = self.good_steps() if step is None else self._candidates(step)
     return self._meta(read_manifest(self.step_directory(steps[-1]))) if steps else None
 
-  def restore(
-    self, abstract_at: Callable[[int], Any], step: int | None = None
-  ) -> tuple[Any, dict[str, Any]] | None:
+  def restore(self, abstract_at: Callable[[int], Any], step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
     """The newest good state (or that of `step`), proved equal to what was saved, and its meta.
 
     A damaged step is logged and the next older one is tried. Steps that a rollback left behind are passed over; the

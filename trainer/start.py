@@ -1,4 +1,4 @@
-"""How a run starts. The order is total: resume this workdir > resume a named run > parameters from `init_from` > scratch."""
+"""How a run starts, in total order: resume this workdir > resume a named run > parameters of init_from > scratch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """A state to go on from. branch: which of the four it was, from where. streak: updates skipped in a row just before."""
+  """A state to go on from. branch: which of the four, from where. streak: updates skipped in a row just before."""
 
   state: Any
   branch: str
@@ -91,7 +91,9 @@ def _initial_params(setup: Setup, program: Program, fresh: Any) -> Any:
   source = Path(setup.config.init_from)
   if not (source / CONFIG).is_file():
     raise ConfigError(f"config key init_from: {source} holds no {CONFIG}, want the workdir of a run")
-  other = Setup.of(load(str(source / CONFIG), {"mesh.data": setup.config.mesh.data, "mesh.model": setup.config.mesh.model}))
+  other = Setup.of(
+    load(str(source / CONFIG), {"mesh.data": setup.config.mesh.data, "mesh.model": setup.config.mesh.model})
+  )
   shapes = Program(other, other.stages[-1], program.example).shapes.params
   whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
@@ -102,7 +104,7 @@ def _initial_params(setup: Setup, program: Program, fresh: Any) -> Any:
 
 
 def adopt(found: dict[str, Any], fresh: Any, init_map: tuple[tuple[str, str], ...]) -> Any:
-  """`fresh` with the leaves of `found` in place of its own; raises ConfigError listing missing, extra and mis-shaped ones."""
+  """`fresh` with the leaves of `found` for its own; ConfigError lists missing, extra and mis-shaped ones."""
   renamed, target, problems = {}, named_leaves(fresh), []
   for path, leaf in found.items():
     there, here = next(((a, b) for a, b in init_map if a and path.startswith(a)), ("", ""))

@@ -281,9 +281,7 @@ def compare(flags: argparse.Namespace) -> dict:
     "steps_per_round": flags.window,
     "seconds_median": {role: statistics.median(times) for role, times in seconds.items()},
     "seconds_min": {role: min(times) for role, times in seconds.items()},
-    "speed_over": {
-      peer: {"median": statistics.median(r), "min": min(r), "max": max(r)} for peer, r in ratios.items()
-    },
+    "speed_over": {peer: {"median": statistics.median(r), "min": min(r), "max": max(r)} for peer, r in ratios.items()},
   }
 
 
