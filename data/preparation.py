@@ -144,13 +144,13 @@ def _files(paths: tuple[Path, ...], output: Path) -> list[dict]:
   with contextlib.suppress(StoreError, KeyError):
     card = read_card(output)
     known = {tuple(stamp): file for stamp, file in zip(card["stamps"], card["settings"]["files"], strict=True)}
-  return [known.get(_stamp(path)) or _file(path) for path in paths]
+  return [known.get(tuple(_stamp(path))) or _file(path) for path in paths]
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-  """What a file is known by without reading it."""
+def _stamp(path: Path) -> list:
+  """What a file is known by without reading it: path, bytes, time of the last change."""
   status = path.stat()
-  return str(path.absolute()), status.st_size, status.st_mtime_ns
+  return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 
 
 def _file(path: Path) -> dict:

@@ -121,7 +121,7 @@ WRONG = [
   ({"model.types": "1"}, "model.types", "at least 2"),
   ({"init_map": "(('a', 'b'),)"}, "init_map", "init_from"),
   # stages
-  ({"stages": "({'steps': 5},)"}, "steps is 7000", "set --config.steps=5"),
+  ({"stages": "({'steps': 5},)"}, "stages add up to 5", "set --config.steps=5"),
   ({"stages": "({'length': 128},)"}, "stages.0.steps", "missing"),
   ({"stages": "({'steps': 3000, 'lenght': 128},)"}, "stages.0.lenght", "stages.0.length"),
   ({"stages": "({'steps': 3000, 'length': 1024},)"}, "stages.0.length", "model.max_positions = 512"),
@@ -219,7 +219,7 @@ def without(values, key):
     (lambda v: v.pop("recipe"), ("recipe",)),
     (lambda v: v.update(recipe="configs/gone.py"), ("configs/gone.py", "configs/bert.py")),
     (lambda v: v.update(recipe=None), ("recipe",)),
-    (lambda v: v.update(stages=[{"steps": 5}]), ("steps is 7000", "--config.steps=5")),
+    (lambda v: v.update(stages=[{"steps": 5}]), ("stages add up to 5", "--config.steps=5")),
     (lambda v: v.update(steps=None), ("steps", "None", "whole number")),
     (lambda v: v.update(model=3), ("model", "unknown")),
     (lambda v: v["model"].update(dropout=0), ("model.dropout", "a number")),

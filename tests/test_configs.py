@@ -133,7 +133,7 @@ def test_stages_take_what_they_do_not_say_from_the_config():
   config = load(TINY, {"steps": "5", "optimizer.warmup_steps": "1", "stages": text, "data.length": "64"})
   first, second = stages(config)
   assert (first.steps, first.length, first.batch_size, first.freeze, first.copy) == (
-    2, 64, 32, ("layers/",), (("a", "b"),),
+    2, 64, 16, ("layers/",), (("a", "b"),),
   )  # fmt: skip
   assert (second.start, second.steps, second.batch_size, second.reset_optimizer) == (2, 3, 8, True)
   assert stages(from_json(to_json(config))) == (first, second)
@@ -181,8 +181,8 @@ def test_a_recipe_of_ones_own_works_from_anywhere(tmp_path, monkeypatch):
 
 def test_difference_lists_key_old_and_new():
   old, new = load(TINY), load(TINY, {"optimizer.lr": "0.002", "log_every": "7", "mesh.model": "2"})
-  assert difference(old, new) == ["log_every: 20 -> 7", "mesh.model: 1 -> 2", "optimizer.lr: 0.001 -> 0.002"]
-  assert difference(old, new, FREE_ON_RESUME) == ["optimizer.lr: 0.001 -> 0.002"]
+  assert difference(old, new) == ["log_every: 50 -> 7", "mesh.model: 1 -> 2", "optimizer.lr: 0.0015 -> 0.002"]
+  assert difference(old, new, FREE_ON_RESUME) == ["optimizer.lr: 0.0015 -> 0.002"]
   lines = difference(load(BASE), load(BASE, {"stages.0.length": "64"}))
   assert lines == ["stages.0.length: 128 -> 64"]
   shorter = difference(load(BASE), load("configs/bert.py:base,length=512"), FREE_ON_RESUME)

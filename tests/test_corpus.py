@@ -188,6 +188,13 @@ def test_a_finished_corpus_is_reused_and_other_settings_are_refused(corpus, text
     prepare(f"lines:{text}", Words(VOCABULARY, 101), folder, holdout=0.3)
 
 
+def test_a_finished_corpus_does_not_read_its_source_again(corpus, text, tmp_path, monkeypatch):
+  folder = tmp_path / "copy"
+  shutil.copytree(corpus[0], folder)
+  monkeypatch.setattr(preparation, "_file", lambda path: pytest.fail(f"{path} was read"))
+  assert prepared(text, folder) == corpus[1]
+
+
 def test_a_folder_of_other_things_is_not_touched(text, tmp_path):
   (tmp_path / "thesis.tex").write_text("x")
   with pytest.raises(CorpusError, match="is no empty folder and holds no corpus"):

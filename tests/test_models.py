@@ -46,7 +46,7 @@ def test_every_compact_model_has_a_size():
 
 def test_weights_start_as_a_truncated_normal_of_002():
   """Cut at two sigma and not rescaled, so the standard deviation is 0.0176; biases 0, norms 1 and 0."""
-  params = program("tiny").fresh_state().params
+  params = program("tiny", **{"model.init_std": 0.02}).fresh_state().params
   for path, leaf in named_leaves(params).items():
     if path.endswith(("kernel", "embedding")) and leaf.size > 50_000:
       assert abs(float(jnp.std(leaf)) - 0.0176) < 2e-4 and float(jnp.max(jnp.abs(leaf))) <= 0.04, path
