@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, truncated_normal
+from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, product, truncated_normal
 
 
 def gather_columns(x: Array, columns: Array) -> Array:
@@ -39,7 +39,7 @@ class MaskedTokenHead(nn.Module):
     x = LayerNorm(self.embedding, self.norm_eps, self.dtype, name="norm")(x)
     bias = self.param("bias", nn.initializers.zeros, (self.padded_vocab,))
     bias = jnp.where(jnp.arange(self.padded_vocab) < self.vocab_size, bias, -1e9)
-    return jnp.einsum("...D,VD->...V", x, table.astype(self.dtype), preferred_element_type=jnp.float32) + bias
+    return product("...D,VD->...V", x, table.astype(self.dtype)) + bias
 
 
 class Pooler(nn.Module):

@@ -1,5 +1,7 @@
 """Bert: published parameter counts, initialisation, masks, padding; parameters and optimiser are born sharded."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,14 @@ def test_heads_that_do_not_divide_the_mesh_stay_whole_and_say_so(caplog):
 def test_a_mesh_that_does_not_fit_says_what_is_here():
   with pytest.raises(ShardingError, match="got data=3 x model=2, want a product of 8"):
     make_mesh(3, 2)
+
+
+def test_bfloat16_steps_have_no_float32_products_but_the_pair_head():
+  """Forward and backward: only the two-class head, [D, 2], is float32 by choice."""
+  made = program("tiny", dtype="bfloat16")
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made.example)
+  text = made.step.lower(made.abstract_state, shapes).as_text()
+  operands = re.findall(r"dot_general .*: \(tensor<([\dx]*)x(\w+)>, tensor<([\dx]*)x(\w+)>\)", text)
+  wide = [(a, b) for a, kind, b, other in operands if "f32" in (kind, other)]
+  assert len(operands) > 20
+  assert all("2" in (a.split("x")[-1], b.split("x")[-1], a.split("x")[0], b.split("x")[0]) for a, b in wide), wide

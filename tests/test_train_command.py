@@ -76,6 +76,25 @@ def test_sigkill_and_the_same_command_give_the_same_hash(whole, tmp_path, corpus
   assert summary(done)["state_sha256"] == summary(whole[1])["state_sha256"]
 
 
+def test_start_order_of_a_new_workdir(whole, tmp_path, corpus):
+  """A named run is resumed with all that it had; init_from takes its parameters alone and starts at step 0."""
+  arguments = (f"--config.data.source={corpus}", f"--config.data.dir={whole[0] / 'data'}", *SMALL)
+  resumed = command(tmp_path / "resumed", *arguments, f"--config.resume_from={whole[0]}")
+  assert f"start: resumed run {whole[0]} at step 8, batch 8" in resumed.stderr
+  assert summary(resumed)["state_sha256"] == summary(whole[1])["state_sha256"]
+  begun = command(tmp_path / "begun", *arguments, f"--config.init_from={whole[0]}", "--config.optimizer.lr=1e-9")
+  assert f"start: parameters from {whole[0]}" in begun.stderr
+  for name in ("eval/mlm_loss", "eval/nsp_loss"):
+    assert abs(summary(begun)["metrics"][name] - summary(whole[1])["metrics"][name]) < 1e-4
+
+
+def test_profiled_steps_leave_a_trace(whole, tmp_path, corpus):
+  arguments = (f"--config.data.source={corpus}", f"--config.data.dir={whole[0] / 'data'}", *SMALL)
+  done = command(tmp_path, *arguments, "--profile_steps=2:4")
+  assert summary(done)["state_sha256"] == summary(whole[1])["state_sha256"]
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_second_launch_is_refused_and_sigterm_saves(whole, tmp_path, corpus):
   arguments = (
     f"--config.data.source={corpus}",
