@@ -13,13 +13,18 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-  """Context manager: True once one of the signals has come. A second signal ends the process at once."""
+  """Context manager: `reached` once one of the signals has come. A second signal ends the process at once.
+
+  In a run of several processes jax.distributed listens for SIGTERM itself, so that all agree on a step; nothing is taken
+  from it here.
+  """
 
   def __init__(self):
     self._signal: int | None = None
 
   def __enter__(self) -> StopRequest:
-    self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+    signals = _SIGNALS if jax.process_count() == 1 else ()
+    self._before = {number: signal.signal(number, self._take) for number in signals}
     return self
 
   def __exit__(self, *_) -> None:
