@@ -14,11 +14,11 @@ from tests.test_train_command import ROOT, SMALL, command, corpus, environment, 
 
 pytestmark = pytest.mark.slow
 
-LONG = (*SMALL[1:], "--config.steps=60")
+LONG = (*(a for a in SMALL[1:] if "save_every" not in a), "--config.steps=3000", "--config.save_every=50")
 
 
 def test_sigkills_at_random_instants_lose_nothing(tmp_path, corpus):  # noqa: F811
-  """Kills between 2 and 9 seconds after each start until a launch gets through; the first ones hit the preparation."""
+  """Kills between 2 and 7 seconds after each start, the first of which hit the preparation, until one gets through."""
   source = f"--config.data.source={corpus}"
   want = summary(command(tmp_path / "whole", source, *LONG))
   rng, kills = random.Random(0), 0
@@ -34,7 +34,7 @@ def test_sigkills_at_random_instants_lose_nothing(tmp_path, corpus):  # noqa: F8
     running = subprocess.Popen(
       line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(rng.uniform(2, 9))
+    time.sleep(rng.uniform(2, 7))
     running.kill()
     out, err = running.communicate()
     if running.returncode == 0:
@@ -42,7 +42,7 @@ def test_sigkills_at_random_instants_lose_nothing(tmp_path, corpus):  # noqa: F8
     assert running.returncode == -signal.SIGKILL, err[-2000:]
     kills += 1
   got = summary(command(tmp_path / "killed", source, *LONG))
-  assert kills >= 3 and got["state_sha256"] == want["state_sha256"] and got["step"] == 60
+  assert kills >= 3 and got["state_sha256"] == want["state_sha256"] and got["step"] == 3000
 
 
 def test_two_processes_train_as_one(tmp_path, corpus):  # noqa: F811
@@ -71,6 +71,6 @@ def test_two_processes_train_as_one(tmp_path, corpus):  # noqa: F811
   got = json.loads(outputs[0][0].splitlines()[-1])
   for name in ("train/mlm_loss", "eval/mlm_loss", "eval/nsp_loss"):
     assert abs(got["metrics"][name] - want["metrics"][name]) < 1e-5, name
-  assert got["step"] == want["step"] and not outputs[1][0].strip()
+  assert got["step"] == want["step"] and "{" not in outputs[1][0]
   resumed = command(tmp_path / "two", *arguments, **two)
   assert summary(resumed)["state_sha256"] == got["state_sha256"] and "resumed" in resumed.stderr

@@ -134,7 +134,8 @@ class Program:
 
   def place(self, batch: Any) -> Any:
     """This process's rows of a host batch as arrays of the whole batch on the mesh."""
-    return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
+    with jax.transfer_guard("allow"):  # the one place where batches move; with several processes jax calls it implicit
+      return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
 
 
 def parameter_counts(setup: Setup, params: Any) -> dict[str, int]:

@@ -29,7 +29,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("stock", "honest")
-CHECKED, TOLERANCE, BATCHES = 3, 1e-4, 4
+CHECKED, TOLERANCE, BATCHES, WARM = 3, 1e-4, 4, 20
 RATE, DECAY, CLIP, EPS = 1e-4, 0.01, 1.0, 1e-8
 
 
@@ -262,8 +262,9 @@ def compare(flags: argparse.Namespace) -> dict:
     about = {name: version for worker in workers for name, version in worker.about.items()}
     losses = {worker.role: worker.run(CHECKED, dropout=False)["losses"] for worker in workers}
     check(losses)
-    for worker in workers:
-      worker.run(2, dropout=True)  # compiles, fills caches
+    for _ in range(WARM // 2):  # compiles, fills caches, and lets each process's memory settle
+      for worker in workers:
+        worker.run(2, dropout=True)
     seconds = {worker.role: [] for worker in workers}
     for turn in range(flags.rounds):
       for worker in workers[turn % 3 :] + workers[: turn % 3]:
@@ -277,6 +278,7 @@ def compare(flags: argparse.Namespace) -> dict:
     "cores": os.cpu_count(),
     "versions": about,
     "losses_without_dropout": losses,
+    "warm_up_steps": WARM,
     "rounds": flags.rounds,
     "steps_per_round": flags.window,
     "seconds_median": {role: statistics.median(times) for role, times in seconds.items()},
