@@ -18,14 +18,14 @@ CONFIG = BertConfig(VOCAB, 48, 3, 3, 80, 40, 2, 0.0, 0.0, "gelu", 1e-12, 0.2, Tr
 
 
 def batch():
-  """Padded rows of odd lengths with two segments."""
+  """Padded rows of odd lengths with two segments. No real token is id 0: transformers gives that row no gradient."""
   rng = np.random.default_rng(0)
   lengths = np.array([23, 17, 9, 23, 5])[:, None]
   columns = np.arange(LENGTH)[None]
   real = columns < lengths
   ints = lambda x: np.asarray(x, np.int32)
   tokens = Tokens(
-    ints(rng.integers(0, VOCAB, real.shape) * real),
+    ints(rng.integers(1, VOCAB, real.shape) * real),
     ints((columns >= lengths // 2) & real),
     ints(real),
     ints(columns * real),
@@ -33,7 +33,7 @@ def batch():
   positions = ints(np.stack([rng.permutation(n)[:PREDICTIONS] for n in lengths[:, 0]]))
   weights = np.ones(positions.shape, np.float32)
   weights[1, 2:] = 0
-  inputs, labels = ints(rng.integers(0, VOCAB, positions.shape)), ints(rng.integers(0, VOCAB, positions.shape))
+  inputs, labels = ints(rng.integers(1, VOCAB, positions.shape)), ints(rng.integers(0, VOCAB, positions.shape))
   pair = Pair(ints(np.zeros((ROWS, 1))), ints(rng.integers(0, 2, (ROWS, 1))), np.ones((ROWS, 1), np.float32))
   return Masked(tokens, positions, inputs, labels, weights, pair=pair)
 
@@ -88,7 +88,7 @@ def theirs(request, ours):
     attn_implementation=request.param,
   )  # fmt: skip
   model = transformers.BertForPreTraining(config)
-  weights = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in ours[5].items()}
+  weights = {name: torch.from_numpy(np.array(array)) for name, array in ours[5].items()}
   missing, unexpected = model.load_state_dict(weights, strict=False)
   assert not unexpected and set(missing) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
   model.tie_weights()
@@ -114,7 +114,7 @@ def theirs(request, ours):
     out.hidden_states[-1].detach().numpy(),
     picked,
     out.seq_relationship_logits.detach().numpy(),
-    float(out.loss),
+    float(out.loss.detach()),
     grads,
   )
 
@@ -131,5 +131,5 @@ def test_gradients(ours, theirs):
   assert ours[4].keys() == theirs[4].keys()
   for name, want in theirs[4].items():
     # key biases have gradient 0 but for round-off: softmax does not see them
-    scale = max(np.abs(want).max(), 1e-4)
+    scale = max(np.abs(want).max(), 1e-2)
     np.testing.assert_allclose(ours[4][name], want, atol=1e-4 * scale, err_msg=name)
