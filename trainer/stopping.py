@@ -15,8 +15,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopRequest:
   """Context manager: `reached` once one of the signals has come. A second signal ends the process at once.
 
-  In a run of several processes jax.distributed listens for SIGTERM itself, so that all agree on a step; nothing is taken
-  from it here.
+  In a run of several processes jax.distributed listens for SIGTERM itself, so that all agree on a step; nothing is
+  taken from it here.
   """
 
   def __init__(self):
