@@ -14,7 +14,7 @@ from tests.test_train_command import ROOT, SMALL, command, corpus, environment, 
 
 pytestmark = pytest.mark.slow
 
-LONG = (*(a for a in SMALL[1:] if "save_every" not in a), "--config.steps=5000", "--config.save_every=50")
+LONG = (*(a for a in SMALL[1:] if "save_every" not in a), "--config.steps=3000", "--config.save_every=50")
 
 
 def test_sigkills_at_random_instants_lose_nothing(tmp_path, corpus):  # noqa: F811
@@ -42,7 +42,7 @@ def test_sigkills_at_random_instants_lose_nothing(tmp_path, corpus):  # noqa: F8
     assert running.returncode == -signal.SIGKILL, err[-2000:]
     kills += 1
   got = summary(command(tmp_path / "killed", source, *LONG))
-  assert kills >= 2 and got["state_sha256"] == want["state_sha256"] and got["step"] == 5000
+  assert kills >= 2 and got["state_sha256"] == want["state_sha256"] and got["step"] == 3000
 
 
 def test_two_processes_train_as_one(tmp_path, corpus):  # noqa: F811
