@@ -28,6 +28,7 @@ from models import flops
 from models.sharding import ShardingError
 from trainer import chips, compile_only
 from trainer.command import USER_ERROR, Flag, parse_or_exit
+from trainer.host_memory import keep_freed_memory
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 
@@ -48,6 +49,7 @@ def main() -> int:
   flags = command.flags
   try:
     _check(flags)
+    keep_freed_memory()
     target = compile_only.devices(flags.compile_only) if flags.compile_only else jax.devices()
     setup = Setup.of(command.config, target)
     program = _program(setup, flags)

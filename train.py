@@ -16,6 +16,7 @@ from typing import Any
 
 from trainer.command import USER_ERROR, Flag, parse_or_exit
 from trainer.config import to_json
+from trainer.host_memory import keep_freed_memory
 
 EXIT_FAILED = 3
 FLAGS = (
@@ -32,6 +33,7 @@ FLAGS = (
 def main() -> int:
   """Reads the command line before anything heavy is imported, then runs."""
   command = parse_or_exit(FLAGS, __doc__.splitlines()[0])
+  keep_freed_memory()
   import jax
 
   from trainer import logs

@@ -90,7 +90,10 @@ def ours(flags: argparse.Namespace) -> None:
 
   from data.synthetic import synthetic_batch
   from trainer.config import load
+  from trainer.host_memory import keep_freed_memory
   from trainer.programs import Program, Setup
+
+  kept = keep_freed_memory()
 
   def program(dropout: bool) -> Program:
     rate = 0.1 if dropout else 0.0
@@ -128,7 +131,7 @@ def ours(flags: argparse.Namespace) -> None:
 
     return step
 
-  serve(prepare, {"jax": jax.__version__})
+  serve(prepare, {"jax": jax.__version__, "kept_memory": kept})
 
 
 class _Loss:
