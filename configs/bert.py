@@ -89,7 +89,7 @@ def _data():
   data.mask_share = 0.8  # section 3.1: [MASK] in 80 % of them
   data.random_share = 0.1  # section 3.1: a random token in 10 %, the token itself in the last 10 %
   data.max_predictions = 77  # round(0.15 * 512); max_predictions_per_seq
-  data.workers = 0  # processes that make batches, which do not depend on them; 0 = threads of this one
+  data.workers = 0  # processes that prepare the corpus, threads that make batches; nothing depends on them; 0 = one
   data.prefetch = 4  # batches made ahead of the step
   return data
 

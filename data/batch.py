@@ -144,16 +144,13 @@ def _validate(batch: Any, path: str, sizes: dict[str, int]) -> None:
 
 def _check_array(value: Any, field: dataclasses.Field, name: str, sizes: dict[str, int]) -> None:
   shape, letters = getattr(value, "shape", None), field.metadata["dims"]
-  want = _wanted(field, sizes)
   if shape is None:
-    raise BatchError(f"batch field {name}: got {type(value).__name__}, want {want}")
-  got = f"got shape {tuple(shape)} {value.dtype}"
-  if len(shape) != len(letters) or not issubclass(np.dtype(value.dtype).type, _KINDS[field.metadata["kind"]]):
-    raise BatchError(f"batch field {name}: {got}, want {want}")
-  for letter, size in zip(letters, shape):
-    expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, int(size))
-    if size != expected:
-      raise BatchError(f"batch field {name}: {got}, want {want}")
+    raise BatchError(f"batch field {name}: got {type(value).__name__}, want {_wanted(field, sizes)}")
+  kind = issubclass(np.dtype(value.dtype).type, _KINDS[field.metadata["kind"]])
+  known = {d: int(d) if d.isdigit() else sizes.get(d, size) for d, size in zip(letters, shape)}
+  if not kind or len(shape) != len(letters) or any(known[d] != size for d, size in zip(letters, shape)):
+    raise BatchError(f"batch field {name}: got shape {tuple(shape)} {value.dtype}, want {_wanted(field, sizes)}")
+  sizes.update((d, size) for d, size in known.items() if not d.isdigit())
 
 
 def _wanted(field: dataclasses.Field, sizes: dict[str, int]) -> str:

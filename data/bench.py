@@ -10,7 +10,6 @@ its contract. The last line of stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -25,14 +24,7 @@ from data.examples import FORMATS, Options, Table, build_table
 from data.loader import Pipeline, Settings
 from data.rows import assemble
 from data.store import Store, open_store
-
-
-@dataclasses.dataclass(frozen=True)
-class _Special:
-  pad: int = 0
-  cls: int = 101
-  sep: int = 102
-  mask: int = 103
+from data.tokenizers import Special
 
 
 def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
@@ -49,7 +41,7 @@ def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
 
 def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batches: int, seed: int) -> dict[str, Any]:
   """Tokens per second by stage; the median over batches, so that a neighbour's burst on the machine does not count."""
-  special = _Special()
+  special = Special(pad=0, unk=100, cls=101, sep=102, mask=103)
   table, build = _timed(lambda: build_table(store, options, seed, 0))
   batch_size = min(batch_size, len(table.rows))
   order = draws.permutation(seed, "order", 0, len(table.rows))  # as in training: rows from all over the store

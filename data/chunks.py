@@ -117,7 +117,7 @@ def write_texts(path: Path, documents: list[Document], language: str) -> None:
   kept, skipped = [], Counter()
   for document in documents:
     try:
-      split = sentences(document, language, _stripper())
+      split = sentences(document, language, _stripper().prose)
       kept.append([split.id, split.title, split.text])
     except Skipped as reason:
       skipped[str(reason)] += 1

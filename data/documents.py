@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,6 @@ from data import sentences as splitting
 
 if TYPE_CHECKING:
   from data.tokenizers import Tokenizer
-  from data.wiki import Stripper
 
 DOCUMENT_CHARS = 64 << 20
 # Reasons that speak of damaged input; the others (redirects, empty documents) are ordinary.
@@ -69,17 +69,19 @@ def clean(text: str) -> str:
   return cleaned
 
 
-def sentences(document: Document, language: str, stripper: Stripper) -> Document:
+def sentences(document: Document, language: str, prose: Callable[[str, tuple[str, ...]], str]) -> Document:
   """The document with `text` as a list of sentences.
 
+  Args:
+    prose: wikitext and the site's names of its namespaces to running text (`wiki.Stripper.prose`).
   Raises:
-    Skipped: nothing is left, or the markup is over the limits of `stripper`.
+    Skipped: nothing is left, or the markup is over the limits of `prose`.
   """
   text = document.text
   if (len(text) if isinstance(text, str) else sum(map(len, text))) > DOCUMENT_CHARS:
     raise Skipped("over the size limit")
   if document.namespaces is not None:
-    text = stripper.prose(clean(text), document.namespaces)
+    text = prose(clean(text), document.namespaces)
   if isinstance(text, str):
     found = splitting.split(clean(text), language)
   else:

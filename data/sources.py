@@ -52,7 +52,7 @@ class Source:
     try:
       for document in self.raw():
         try:
-          yield sentences(document, self.language, stripper)
+          yield sentences(document, self.language, stripper.prose)
         except Skipped as reason:
           self.skipped[str(reason)] += 1
     finally:

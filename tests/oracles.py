@@ -24,15 +24,6 @@ class MemoryStore:
   fingerprint: str = "memory"
 
 
-@dataclasses.dataclass(frozen=True)
-class Special:
-  pad: int = 0
-  unk: int = 1
-  cls: int = 2
-  sep: int = 3
-  mask: int = 4
-
-
 def store_of(documents: list[list[int]], continuation: float = 0.2, seed: int = 0) -> MemoryStore:
   """A store whose documents have sentences of the given lengths; token n has id 10 + n mod 50000."""
   sizes = [size for document in documents for size in document]

@@ -16,9 +16,10 @@ from data import bench, draws, loader, masking, rows
 from data.examples import Options, build_table
 from data.loader import LoaderError, Pipeline, Settings, evaluation_batches, prefetch
 from data.masking import Masking
+from data.tokenizers import Special
 from tests import oracles
 
-SPECIAL, VOCAB, SEED = oracles.Special(), 60000, 5
+SPECIAL, VOCAB, SEED = Special(pad=0, unk=1, cls=2, sep=3, mask=4), 60000, 5
 STORE = oracles.random_store(150, seed=1)
 FORMATS = {
   "pairs": Options("segment_pairs", 64),

@@ -10,9 +10,10 @@ from data import masking, rows
 from data.examples import Options, Table, build_table
 from data.loader import Pipeline, Settings
 from data.masking import MaskError, Masking
+from data.tokenizers import Special
 from tests import oracles
 
-SPECIAL, VOCAB = oracles.Special(), 60000
+SPECIAL, VOCAB = Special(pad=0, unk=1, cls=2, sep=3, mask=4), 60000
 TABLES = {
   "pairs": Options("segment_pairs", 64),
   "packed pairs": Options("segment_pairs", 128, packed=4),

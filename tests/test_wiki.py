@@ -132,7 +132,7 @@ def test_a_page_that_takes_too_long_is_left_out_and_the_next_one_read():
 def test_broken_markup_costs_its_own_paragraph_at_most(markup):
   stripper = wiki.Stripper()
   document = Document("1", None, f"Before it.\n\nBroken {markup} here {markup * 3} too.\n\nAfter it.", ())
-  found = documents.sentences(document, "en", stripper).text
+  found = documents.sentences(document, "en", stripper.prose).text
   stripper.close()
   assert (found[0], found[-1]) == ("Before it.", "After it.")
   assert len(markup) < 2 or not any(markup in sentence for sentence in found)
