@@ -108,7 +108,8 @@ def _model(layers, hidden):
   model.attention_dropout = 0.1  # released bert_config.json
   model.activation = "gelu"  # exact erf form, as first released; the TensorFlow code moved to tanh in February 2019
   model.norm_eps = 1e-12  # TensorFlow's layer norm
-  model.init_std = 0.02  # truncated at two sigma
+  model.init = "truncated_normal"  # cut at two sigma, as in modeling.py; or "normal"
+  model.init_std = 0.02
   model.remat = "none"  # base and large fit without; none | dots | full
   model.unroll = 1  # layers in one turn of the scan; more compiles longer and runs a little faster
   return model

@@ -7,13 +7,18 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models import bert
+from models import albert, bert, roberta, spanbert
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-BUILDERS: dict[str, Callable[..., Any]] = {"bert": bert.build}
+BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
+  "albert": albert.build,
+  "bert": bert.build,
+  "roberta": roberta.build,
+  "spanbert": spanbert.build,
+}
 
 
 def build(config: Any) -> Any:
-  """The model of a resolved config: `config.model.name`, sizes, and `config.dtype` for its matrix products."""
-  return BUILDERS[config.model.name](config.model, DTYPES[config.dtype], pair=config.objective.pair != "none")
+  """The model of a resolved config, with `config.dtype` for its matrix products."""
+  return BUILDERS[config.model.name](config, DTYPES[config.dtype])

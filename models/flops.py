@@ -17,6 +17,8 @@ import numpy as np
 
 from data.batch import Masked, Tokens
 from models.bert import Bert, BertConfig
+from models.encoder import EncoderConfig
+from models.spanbert import SpanBert, SpanBertConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Work:
   """What a host batch asks of a model.
 
   tokens: real tokens, packed examples together. squares: sum over examples of their squared length. predictions:
-  positions to predict. pairs: sentence-pair decisions. slots: columns, padding included.
+  positions to predict. pairs: sentence-pair decisions. spans: positions to predict from the edges of their span.
+  slots: columns, padding included.
   """
 
   tokens: int
   squares: int
   predictions: int
   pairs: int
+  spans: int
   slots: int
 
 
@@ -64,13 +68,23 @@ def vocabulary_head(hidden: int, embedding: int, vocab: int, predictions: int) -
   return 2 * predictions * (hidden * embedding + embedding * vocab)
 
 
+def encoder(c: EncoderConfig, work: Work) -> float:
+  """The stack and, where the model has one, the projection of the embeddings."""
+  projection = 2 * work.tokens * c.embedding * c.hidden if c.projection else 0.0
+  return transformer(c.hidden, c.ffn, c.layers * c.sharing.inner, work) + projection
+
+
 def _bert(c: BertConfig, work: Work) -> float:
   pooler = 2 * c.hidden**2 * work.pairs if c.pooler else 0.0
-  return (
-    transformer(c.hidden, c.ffn, c.layers, work)
-    + vocabulary_head(c.hidden, c.hidden, c.vocab_size, work.predictions)
-    + pooler
-  )
+  return encoder(c, work) + vocabulary_head(c.hidden, c.embedding, c.vocab_size, work.predictions) + pooler
+
+
+def _spanbert(c: SpanBertConfig, work: Work) -> float:
+  """BERT, and for each token that is predicted from its span's edges two dense layers and the table once more."""
+  if "sbo" not in c.heads_on_top:
+    return _bert(c, work)
+  boundary = (2 * c.hidden + c.span_width) * c.hidden + c.hidden**2 + c.hidden * c.vocab_size
+  return _bert(c, work) + 2 * work.spans * boundary
 
 
 def _masked(batch: Masked) -> Work:
@@ -80,9 +94,10 @@ def _masked(batch: Masked) -> Work:
     squares=int(np.square(lengths).sum()),
     predictions=int(np.count_nonzero(batch.weights)),
     pairs=0 if batch.pair is None else int(np.count_nonzero(batch.pair.weights)),
+    spans=0 if batch.edges is None else int(np.count_nonzero((batch.weights > 0) & (batch.edges[..., 0] >= 0))),
     slots=int(np.size(batch.tokens.ids)),
   )
 
 
 COUNTS: dict[type, Callable[[Any], Work]] = {Masked: _masked}
-FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert}
+FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert, SpanBert: _spanbert}

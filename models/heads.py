@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, product, truncated_normal
+from models.layers import ACTIVATIONS, Array, Dense, Init, LayerNorm, product
 
 
 def gather_columns(x: Array, columns: Array) -> Array:
@@ -29,29 +29,33 @@ class MaskedTokenHead(nn.Module):
   padded_vocab: int
   activation: str
   norm_eps: float
-  init_std: float
+  init: Init
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, table: Array) -> Array:
-    init = truncated_normal(self.init_std)
-    x = ACTIVATIONS[self.activation](Dense((self.hidden,), (self.embedding,), init, self.dtype, name="dense")(x))
+    x = ACTIVATIONS[self.activation](Dense((self.hidden,), (self.embedding,), self.init, self.dtype, name="dense")(x))
     x = LayerNorm(self.embedding, self.norm_eps, self.dtype, name="norm")(x)
     bias = self.param("bias", nn.initializers.zeros, (self.padded_vocab,))
-    bias = jnp.where(jnp.arange(self.padded_vocab) < self.vocab_size, bias, -1e9)
-    return product("...D,VD->...V", x, table.astype(self.dtype)) + bias
+    return tied_logits(x, table, bias, self.vocab_size)
+
+
+def tied_logits(x: Array, table: Array, bias: Array, vocab_size: int) -> Array:
+  """float32 logits [..., V'] of x [..., E] on a table [V', E] with bias [V']; rows from `vocab_size` on get -1e9."""
+  bias = jnp.where(jnp.arange(len(table)) < vocab_size, bias, -1e9)
+  return product("...D,VD->...V", x, table.astype(x.dtype)) + bias
 
 
 class Pooler(nn.Module):
   """tanh dense layer on the [CLS] state (BERT, ALBERT). hidden [B, L, D], cls [B, S] -> [B, S, D]."""
 
   hidden: int
-  init_std: float
+  init: Init
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, hidden: Array, cls: Array) -> Array:
-    dense = Dense((self.hidden,), (self.hidden,), truncated_normal(self.init_std), self.dtype, name="dense")
+    dense = Dense((self.hidden,), (self.hidden,), self.init, self.dtype, name="dense")
     return jnp.tanh(dense(gather_columns(hidden, cls)))
 
 

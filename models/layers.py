@@ -46,6 +46,22 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Init:
+  """Initialiser of weights: Normal(0, std), cut at two sigma unless `truncated` is False.
+
+  The cut one is not rescaled, as TensorFlow's truncated_normal (effective std 0.88 * std).
+  """
+
+  std: float
+  truncated: bool = True
+
+  def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    if self.truncated:
+      return self.std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+    return self.std * jax.random.normal(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerConfig:
   """Sizes and choices that the sublayers of one encoder share."""
 
@@ -56,21 +72,12 @@ class LayerConfig:
   attention_dropout: float
   activation: str
   norm_eps: float
-  init_std: float
+  init: Init
   dtype: Any = jnp.float32
 
   @property
   def head_dim(self) -> int:
     return self.hidden // self.heads
-
-
-def truncated_normal(std: float) -> Callable:
-  """Normal(0, std) cut at two sigma and not rescaled, as TensorFlow's truncated_normal (effective std 0.88 * std)."""
-
-  def init(key, shape, dtype=jnp.float32):
-    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
-
-  return init
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
@@ -170,10 +177,15 @@ class Table(nn.Module):
 
   rows: int
   width: int
-  init_std: float
+  init: Init
+  zero_row: int | None = None  # a row that starts at zero (RoBERTa's padding)
 
   def setup(self):
-    self.embedding = self.param("embedding", truncated_normal(self.init_std), (self.rows, self.width))
+    self.embedding = self.param("embedding", self._start)
+
+  def _start(self, key: Array) -> Array:
+    table = self.init(key, (self.rows, self.width))
+    return table if self.zero_row is None else table.at[self.zero_row].set(0.0)
 
   def __call__(self, ids: Array) -> Array:
     return jnp.take(self.embedding, ids, axis=0)
@@ -191,14 +203,14 @@ class SelfAttention(nn.Module):
   def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
     c = self.config
     project = {
-      name: Dense((c.hidden,), (c.heads, c.head_dim), truncated_normal(c.init_std), c.dtype, name=name)
+      name: Dense((c.hidden,), (c.heads, c.head_dim), c.init, c.dtype, name=name)
       for name in ("query", "key", "value")
     }
     probability_key, output_key = split_key(key, 2)
     context = dot_product_attention(
       project["query"](x), project["key"](x), project["value"](x), mask, c.attention_dropout, probability_key
     )
-    output = Dense((c.heads, c.head_dim), (c.hidden,), truncated_normal(c.init_std), c.dtype, name="output")(context)
+    output = Dense((c.heads, c.head_dim), (c.hidden,), c.init, c.dtype, name="output")(context)
     return LayerNorm(c.hidden, c.norm_eps, c.dtype, name="norm")(x + dropout(output, c.dropout, output_key))
 
 
@@ -228,7 +240,6 @@ class FeedForward(nn.Module):
   @nn.compact
   def __call__(self, x: Array, key: Array | None) -> Array:
     c = self.config
-    init = truncated_normal(c.init_std)
-    inner = ACTIVATIONS[c.activation](Dense((c.hidden,), (c.ffn,), init, c.dtype, name="up")(x))
-    output = Dense((c.ffn,), (c.hidden,), init, c.dtype, name="down")(inner)
+    inner = ACTIVATIONS[c.activation](Dense((c.hidden,), (c.ffn,), c.init, c.dtype, name="up")(x))
+    output = Dense((c.ffn,), (c.hidden,), c.init, c.dtype, name="down")(inner)
     return LayerNorm(c.hidden, c.norm_eps, c.dtype, name="norm")(x + dropout(output, c.dropout, key))

@@ -12,8 +12,13 @@ from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
 
 BUILDERS: dict[str, Callable[..., Objective]] = {
-  "masked": lambda model, objective: MaskedObjective(model, None if objective.pair == "none" else objective.pair),
+  "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
+  "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
 }
+
+
+def _pair(objective: Any) -> str | None:
+  return None if objective.pair == "none" else objective.pair
 
 
 def build(config: Any) -> Objective:

@@ -16,15 +16,19 @@ import numpy as np
 from data.batch import Chars, Entities, Masked, MaskedEntities, Pair, Tokens
 from models.bert import Bert, BertConfig
 from models.heads import gather_columns, replace_columns
-from models.layers import Dense, LayerConfig, LayerNorm, Table, attention_mask, split_key, truncated_normal
+from models.layers import Dense, Init, LayerConfig, LayerNorm, Table, attention_mask, split_key
 from models.stack import STACK_AXES, Sharing, Stack
 from objectives.base import mean_losses, rate, tally
 from objectives.losses import binary_cross_entropy, cross_entropy
 from objectives.masked import MaskedObjective
 
 VOCAB, WIDTH, LENGTH, ROWS, PREDICTIONS = 96, 32, 24, 16, 6
-LAYER = LayerConfig(WIDTH, 4, 64, 0.0, 0.0, "gelu", 1e-12, 0.1)
-BERT = BertConfig(VOCAB, WIDTH, 2, 4, 64, LENGTH, 2, 0.0, 0.0, "gelu", 1e-12, 0.1, True, "none", 1)
+INIT = Init(0.1)
+LAYER = LayerConfig(WIDTH, 4, 64, 0.0, 0.0, "gelu", 1e-12, INIT)
+BERT = BertConfig(
+  vocab_size=VOCAB, embedding=WIDTH, hidden=WIDTH, layers=2, heads=4, ffn=64, max_positions=LENGTH, types=2,
+  dropout=0.0, attention_dropout=0.0, activation="gelu", norm_eps=1e-12, init=INIT, sharing=Sharing(2, 2), pooler=True,
+)  # fmt: skip
 
 
 class Encoder(nn.Module):
@@ -48,10 +52,10 @@ class ReplacedModel(nn.Module):
   """Generator and discriminator on one word table (ELECTRA's shape)."""
 
   def setup(self):
-    self.word = Table(128, WIDTH, 0.1)
-    self.position = Table(LENGTH, WIDTH, 0.1)
+    self.word = Table(128, WIDTH, INIT)
+    self.position = Table(LENGTH, WIDTH, INIT)
     self.generator, self.discriminator = Encoder(), Encoder()
-    self.detect = Dense((WIDTH,), (1,), truncated_normal(0.1))
+    self.detect = Dense((WIDTH,), (1,), INIT)
 
   def embed(self, ids, tokens):
     return self.word(ids) + self.position(tokens.positions)
@@ -122,8 +126,8 @@ class RecurrentModel(nn.Module):
   """Characters to words, then one gated recurrence per direction that starts from a carried state (ELMo's shape)."""
 
   def setup(self):
-    init = truncated_normal(0.3)
-    self.char = Table(32, WIDTH, 0.3)
+    init = Init(0.3)
+    self.char = Table(32, WIDTH, Init(0.3))
     self.recur = self.param("recur", init, (2, 2 * WIDTH, 2 * WIDTH))
     self.output = Dense((WIDTH,), (128,), init)
 
@@ -188,8 +192,8 @@ class EntityModel(nn.Module):
   """Words and entities as one sequence (LUKE's shape); an entity's position is the mean of its mention's pieces'."""
 
   def setup(self):
-    self.word, self.position = Table(128, WIDTH, 0.1), Table(LENGTH, WIDTH, 0.1)
-    self.entity, self.norm = Table(128, WIDTH, 0.1), LayerNorm(WIDTH, 1e-12)
+    self.word, self.position = Table(128, WIDTH, INIT), Table(LENGTH, WIDTH, INIT)
+    self.entity, self.norm = Table(128, WIDTH, INIT), LayerNorm(WIDTH, 1e-12)
     self.encoder = Encoder()
 
   def __call__(self, ids, tokens, entities, key):

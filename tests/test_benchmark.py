@@ -54,7 +54,7 @@ def hand_made():
 
 
 def test_work_counts_real_tokens_and_every_example_alone():
-  assert flops.count(hand_made()) == flops.Work(tokens=9, squares=9 + 4 + 16, predictions=3, pairs=3, slots=12)
+  assert flops.count(hand_made()) == flops.Work(tokens=9, squares=9 + 4 + 16, predictions=3, pairs=3, spans=0, slots=12)
 
 
 def test_padding_costs_nothing():

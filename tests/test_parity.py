@@ -7,6 +7,8 @@ import pytest
 
 from data.batch import Masked, Pair, Tokens
 from models.bert import Bert, BertConfig
+from models.layers import Init
+from models.stack import Sharing
 from objectives.base import Draws
 from objectives.masked import MaskedObjective
 from tests.peers.bert_pytorch import named_for_transformers
@@ -14,7 +16,10 @@ from tests.peers.bert_pytorch import named_for_transformers
 pytestmark = pytest.mark.parity
 
 VOCAB, LENGTH, ROWS, PREDICTIONS = 131, 23, 5, 4
-CONFIG = BertConfig(VOCAB, 48, 3, 3, 80, 40, 2, 0.0, 0.0, "gelu", 1e-12, 0.2, True, "none", 1)
+CONFIG = BertConfig(
+  vocab_size=VOCAB, embedding=48, hidden=48, layers=3, heads=3, ffn=80, max_positions=40, types=2, dropout=0.0,
+  attention_dropout=0.0, activation="gelu", norm_eps=1e-12, init=Init(0.2), sharing=Sharing(3, 3), pooler=True,
+)  # fmt: skip
 
 
 def batch():

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.layers import FeedForward, LayerConfig, SelfAttention, attention_mask
+from models.layers import FeedForward, Init, LayerConfig, SelfAttention, attention_mask
 from models.stack import REMAT, Sharing, Stack, copy_rows
 
 D, F, LAYERS = 16, 32, 4
-LAYER = LayerConfig(D, 2, F, 0.0, 0.0, "gelu", 1e-12, 0.2)
+LAYER = LayerConfig(D, 2, F, 0.0, 0.0, "gelu", 1e-12, Init(0.2))
 ATTENTION = 4 * D * D + 4 * D + 2 * D  # four projections with biases and the layer norm that follows sharing
 FFN = 2 * D * F + F + D + 2 * D
 MODES = {  # attention groups, ffn groups, inner blocks -> copies of each
@@ -113,7 +113,7 @@ def test_unroll_and_remat_change_neither_parameters_nor_values(options):
 
 def test_layers_draw_dropout_of_their_own():
   """With everything shared and dropout on, two layers still drop different elements."""
-  layer = LayerConfig(D, 2, F, 0.5, 0.0, "gelu", 1e-12, 0.2)
+  layer = LayerConfig(D, 2, F, 0.5, 0.0, "gelu", 1e-12, Init(0.2))
   stack = Stack(layer, 2, Sharing(1, 1))
   _, params, x, mask = build(Sharing(1, 1))
   _, outputs = stack.apply({"params": params}, x, mask, jax.random.key(3), True)

@@ -119,6 +119,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"model\.(\w+_)?dropout", _BELOW_ONE),
   (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu")),
   (r"model\.(norm_eps|init_std)", _POSITIVE),
+  (r"model\.init", _one_of("truncated_normal", "normal")),
   (r"model\.remat", _one_of("none", "dots", "full")),
   (r"objective\.pair", _one_of("nsp", "none")),
   (r"objective\.loss_scale", Rule("mean, sum or a number above 0", _is_loss_scale)),

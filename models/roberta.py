@@ -1,0 +1,29 @@
+"""RoBERTa (Liu et al. 2019): BERT without token types, with positions that begin behind the padding's row.
+
+No pooler in pretraining unless a pair decision is trained (table 2's SEGMENT-PAIR and SENTENCE-PAIR).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.bert import Bert, BertConfig, pretraining_parts
+from models.encoder import common_fields
+from models.stack import Sharing
+
+PADDING = 1  # id of <pad>, and row of its position
+
+
+def build(config: Any, dtype: Any) -> Bert:
+  """The RoBERTa of a resolved config."""
+  model = config.model
+  return Bert(
+    BertConfig(
+      **common_fields(model, dtype),
+      **pretraining_parts(config),
+      embedding=model.hidden,
+      sharing=Sharing(model.layers, model.layers),
+      position_offset=PADDING + 1,
+      zero_padding=PADDING,
+    )
+  )
