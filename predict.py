@@ -3,11 +3,12 @@
     python predict.py encode   --model=DIR --input=FILE --output=OUT.npz   states of tokens and vectors of texts
     python predict.py fill     --model=DIR --text="Paris is the [MASK] of France."   likeliest pieces for each [MASK]
     python predict.py pair     --model=DIR --first=TEXT --second=TEXT      does the second text follow the first?
+    python predict.py detect   --model=DIR --text=TEXT                     which tokens were put in another's place?
     python predict.py tokenize --model=DIR|TOKENIZER --text=TEXT           pieces, ids and characters
 
-DIR is a workdir of train.py. FILE has one text a line (pair: FIRST<tab>SECOND), - is stdin. Answers are tables on a
-terminal and JSON lines elsewhere; the last line on stdout is a JSON summary. Speed is told on stderr. Wrong input ends
-with one line on stderr and exit status 2.
+DIR is a workdir of train.py, or a folder of published weights in Hugging Face's layout. FILE has one text a line (pair:
+FIRST<tab>SECOND), - is stdin. Answers are tables on a terminal and JSON lines elsewhere; the last line on stdout is a
+JSON summary. Speed is told on stderr. Wrong input ends with one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -175,6 +176,24 @@ def _pair(flags: argparse.Namespace) -> dict[str, Any]:
   return {"model": model.source, **summary, "follows": sum(record["label"] == 0 for record in records)}
 
 
+def _detect(flags: argparse.Namespace) -> dict[str, Any]:
+  texts = _texts(flags)
+  from trainer.inference import detect, load_model
+
+  model = load_model(flags.model, flags.dtype)
+  with _meter(len(texts)) as meter:
+    found = detect(model, texts, flags.batch_size, flags.max_length, meter)
+  summary = meter.summary()
+  records = []
+  for text, encoding, probabilities in zip(texts, model.tokenizer.encode(texts, specials=True), found, strict=True):
+    columns = zip(model.tokenizer.pieces(encoding.ids), encoding.offsets.tolist(), probabilities.tolist(), strict=True)
+    tokens = [{"piece": piece, "start": at, "end": end, "replaced": p} for piece, (at, end), p in columns]
+    records.append({"text": text, "tokens": tokens})
+  _show(records, lambda record: record["text"], lambda record: record["tokens"])
+  replaced = sum(int((probabilities > 0.5).sum()) for probabilities in found)
+  return {"model": model.source, **summary, "replaced": replaced}
+
+
 def _tokenize(flags: argparse.Namespace) -> dict[str, Any]:
   texts, tokenizer = _texts(flags), load_tokenizer(flags.model)
   encodings = tokenizer.encode(texts, specials=True)
@@ -198,6 +217,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
   "encode": _encode,
   "fill": _fill,
   "pair": _pair,
+  "detect": _detect,
   "tokenize": _tokenize,
 }
 
@@ -209,8 +229,10 @@ def _parser() -> argparse.ArgumentParser:
   verbs = parser.add_subparsers(dest="verb", required=True, metavar=f"{{{','.join(VERBS)}}}")
   parsers = {name: verbs.add_parser(name, allow_abbrev=False) for name in VERBS}
   for name, own in parsers.items():
-    own.add_argument("--model", required=True, metavar="DIR", help="workdir of a run (tokenize: or a tokenizer)")
-    if name in ("fill", "tokenize"):
+    own.add_argument(
+      "--model", required=True, metavar="DIR", help="workdir, or published weights (tokenize: or a tokenizer)"
+    )
+    if name in ("fill", "detect", "tokenize"):
       source = own.add_mutually_exclusive_group(required=True)
       source.add_argument("--text")
       source.add_argument("--input", metavar="FILE", help="one text a line; - is stdin")

@@ -171,6 +171,7 @@ def _failures() -> tuple[type[Exception], ...]:
   from data.sentences import LanguageError
   from data.store import StoreError
   from data.tokenizers import TokenizerError
+  from models.published.errors import WeightsError
   from models.sharding import ShardingError
   from trainer.lock import LockError
   from trainer.loop import TrainingError
@@ -179,7 +180,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
   return (
     BatchError, CheckpointError, ConfigError, CorpusError, LanguageError, LoaderError, LockError, MaskError,
-    ShardingError, SourceError, StoreError, TableError, TokenizerError, TrainingError,
+    ShardingError, SourceError, StoreError, TableError, TokenizerError, TrainingError, WeightsError,
   )  # fmt: skip
 
 

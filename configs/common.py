@@ -41,6 +41,121 @@ def base() -> ConfigDict:
   return config
 
 
+def text_data() -> ConfigDict:
+  """Keys of every recipe that masks text. Values are the plain choice; recipes set what their model does otherwise."""
+  data = ConfigDict()
+  data.source = "demo"  # 106 Wikipedia articles; or a file, a folder, tfds:NAME, a mixture (data/sources.py)
+  data.dir = ""  # prepared corpus; empty = WORKDIR/data, prepared there when it is missing
+  data.language = "en"  # of the text; picks the rules that split sentences
+  data.holdout = 0.01  # share of documents kept for evaluation
+  data.workers = 0  # processes that prepare the corpus, threads that make batches; nothing depends on them; 0 = one
+  data.prefetch = 4  # batches made ahead of the step
+
+  data.tokenizer = ""  # folder or vocabulary file; empty = train one on the corpus
+  data.tokenizer_type = "wordpiece"  # what is trained: wordpiece | bytebpe | sentencepiece
+  data.lowercase = False
+  data.words = "pieces"  # where words start: by the vocabulary's marks, or "text" (Korean, Japanese)
+
+  data.format = "full_sentences"  # data/examples.py
+  data.length = 512  # where the stages do not say
+  data.pack = 1  # examples of one row at most; 1 = each row holds one
+  data.passes = 1  # times the corpus is cut into examples anew
+  data.long_sentences = "split"  # sentences that no row can hold: split | skip
+  data.separators = "document"  # sentence formats: separator after each "sentence" or between documents
+  data.short_rate = 0.0  # segment_pairs: share of documents cut into short examples
+  data.short_by = "document"  # a whole document becomes short together; or "example"
+  data.same_document_negatives = False  # segment_pairs: a random segment may be of its own document
+  data.singles_are_negatives = True  # segment_pairs: chunks of one sentence count as random
+
+  data.masking = "token"  # token | whole_word | ngram | span | entity | noun_phrase
+  data.mask_rate = 0.15
+  data.max_predictions = 77  # prediction slots of a row of `length`
+  data.mask_budget = "round"  # predictions of an example: round | stochastic | ceil (data/masking)
+  data.mask_specials = False  # whether separators may be masked
+  data.mask_share = 0.8  # of the predictions that show the mask
+  data.random_share = 0.1  # that show a random token; the rest shows the token itself
+  data.replace_by = "piece"  # what one draw of these shares covers: piece | word | span
+  data.random_tokens = "uniform"  # uniform | no_specials | unigram
+  data.join_across_separators = True  # a word may run on from segment A into a B that begins inside one
+  data.static_masks = False  # masks drawn with the examples, not anew at every epoch
+  data.static_copies = 10  # masks of one example, where they are static
+  data.max_ngram = 3  # ngram: words masked together
+  data.favor_shorter = True  # ngram: p(n) ~ 1 / n; False: the other way round
+  data.span_p = 0.2  # span: of the geometric distribution over words
+  data.max_span = 10  # span: words
+  data.entity_share = 0.5  # entity, noun_phrase: share of spans that are annotated ones
+  return data
+
+
+def transformer(name: str, layers: int, hidden: int, heads: int) -> ConfigDict:
+  """Keys of every transformer encoder. Feed-forward 4 D, and everything else as BERT has it."""
+  model = ConfigDict()
+  model.name = name
+  model.vocab_size = 0  # the recipe fills it
+  model.layers = layers
+  model.hidden = hidden
+  model.heads = heads
+  model.ffn = 4 * hidden
+  model.max_positions = 512
+  model.types = 2  # segments A and B
+  model.dropout = 0.1
+  model.attention_dropout = 0.1
+  model.activation = "gelu"  # the exact erf form; or gelu_tanh, relu
+  model.norm_eps = 1e-12
+  model.init = "truncated_normal"  # cut at two sigma; or "normal"
+  model.init_std = 0.02
+  model.remat = "none"  # what the backward pass computes again: none | dots | full
+  model.unroll = 1  # layers in one turn of the scan; more compiles longer and runs a little faster
+  return model
+
+
+def objective(name: str) -> ConfigDict:
+  """Keys of every objective."""
+  config = ConfigDict()
+  config.name = name
+  config.loss_scale = "mean"  # mean | sum | a number; before the clip
+  return config
+
+
+def optimizer(name: str) -> ConfigDict:
+  """Keys of every optimiser."""
+  config = ConfigDict()
+  config.name = name
+  config.lr = 0.0  # peak; the recipe fills it
+  config.b1 = 0.9
+  config.b2 = 0.999
+  config.eps = 1e-6
+  config.bias_correction = False  # of the moments
+  config.eps_hat = False  # eps added before the correction of the moments (with bias_correction)
+  config.weight_decay = 0.01
+  config.decay_exclude = ("norm/", "bias$")  # layer norms and biases do not decay
+  config.warmup_steps = 0  # the recipe fills it
+  config.schedule = "bert"  # bert | linear | electra | constant
+  config.clip = 1.0  # global norm; 0 = off
+  return config
+
+
+def shrink(config: ConfigDict, steps: int, lr: float) -> None:
+  """The demo of a recipe: a small model on the corpus that comes with the project, for minutes on two CPU cores."""
+  config.dtype = "float32"  # CPUs have no fast bfloat16
+  config.steps = steps
+  config.batch_size = 16  # many small updates leave the unigram plateau sooner than few large ones
+  config.stages = ()
+  config.eval_every = 500
+  config.save_every = 500
+  config.log_every = 50
+  config.data.holdout = 0.05  # the corpus has few documents
+  config.data.length = 128
+  config.data.max_predictions = 20
+  config.model.vocab_size = 8192  # a small corpus fills no more
+  config.model.init_std = 0.1  # 128 wide; at 0.02 attention stays uniform for thousands of steps
+  config.model.dropout = 0.0  # a model this small does not overfit in minutes
+  config.model.attention_dropout = 0.0
+  config.model.unroll = 2  # both layers
+  config.optimizer.lr = lr  # small models learn faster
+  config.optimizer.warmup_steps = 400
+
+
 def parse_variant(
   text: str, sizes: Collection[str], settings: Mapping[str, tuple[str, ...] | type[int]]
 ) -> tuple[str, dict[str, str | int]]:

@@ -64,8 +64,8 @@ class Masked:
   inputs: Array = dims("B P")  # what stands there instead of the original
   labels: Array = dims("B P")
   weights: Array = dims("B P", "float")
-  edges: Array | None = dims("B P 2", optional=True)  # columns of the span's left and right neighbour
-  offsets: Array | None = dims("B P", optional=True)  # index inside the span, from 0
+  edges: Array | None = dims("B P 2", optional=True)  # columns beside the span, left and right; -1 = no boundary target
+  offsets: Array | None = dims("B P", optional=True)  # index inside the span, from 0; 0 where there is no target
   pair: Pair | None = None
 
 

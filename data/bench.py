@@ -23,12 +23,13 @@ from data import draws, masking
 from data.examples import FORMATS, Options, Table, build_table
 from data.loader import Pipeline, Settings
 from data.rows import assemble
-from data.store import Store, open_store
+from data.store import Store, open_store, unigram_counts
 from data.tokenizers import Special
 
 
 def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
-  """About `tokens` random tokens: log-normal documents (20 sentences) and sentences (25 tokens), 20 % continuations."""
+  """About `tokens` random tokens: log-normal documents (20 sentences) and sentences (25 tokens), 20 % continuations,
+  and annotated spans of two tokens, every tenth token one of an entity and every fifth one of a noun phrase."""
   draw = np.random.default_rng(seed)
   counts = np.clip(draw.lognormal(2.5, 1.0, max(tokens // 450, 3)), 1, 1000).astype(np.int64)
   sizes = np.clip(draw.lognormal(3.05, 0.6, counts.sum()), 1, 300).astype(np.int64)
@@ -36,7 +37,9 @@ def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
   word_starts = draw.random(sentences[-1]) >= 0.2
   word_starts[sentences[:-1]] = True
   ids = draw.integers(999, vocab_size, sentences[-1]).astype(np.uint16)
-  return Store(ids, word_starts, sentences, documents, f"synthetic-{seed}")
+  entity, phrase = (draw.random(sentences[-1]) < share for share in (0.05, 0.1))
+  flags = entity + 2 * np.roll(entity, 1) + 4 * phrase + 8 * np.roll(phrase, 1)
+  return Store(ids, word_starts, sentences, documents, f"synthetic-{seed}", annotations=flags.astype(np.uint8))
 
 
 def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batches: int, seed: int) -> dict[str, Any]:
@@ -49,9 +52,11 @@ def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batc
   read = [_timed(lambda rows=rows: assemble(table, store, special, rows)) for rows in chosen]
   counts = [int((rows.tokens.segments > 0).sum()) for rows, _ in read]
   speeds = {"building": table.card["tokens"] / build, "reading": _median(counts, [seconds for _, seconds in read])}
-  whole = {}
+  whole, unigram = {}, masking.Unigram.of(unigram_counts(store, vocab_size))
   for strategy in masking.STRATEGIES:
-    settings = Settings(batch_size, special, vocab_size, _masking(strategy, options.length))
+    if strategy in ("entity", "noun_phrase") and store.annotations is None:
+      continue
+    settings = Settings(batch_size, special, vocab_size, _masking(strategy, options.length), unigram)
     times = [_timed(lambda rows=rows, s=settings: _mask(rows, s, seed))[1] for rows, _ in read]
     speeds[f"masking_{strategy}"] = _median(counts, times)
     whole[strategy], speeds[f"end_to_end_{strategy}"] = _epoch(table, store, settings, seed, build)
@@ -63,12 +68,17 @@ def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batc
 
 
 def _masking(strategy: str, length: int) -> masking.Masking:
-  return masking.Masking(strategy, max_predictions=20 if length <= 128 else int(0.15 * length + 0.5))
+  """BERT's and ALBERT's settings, or SpanBERT's where spans are masked."""
+  most = 20 if length <= 128 else int(0.15 * length + 0.5)
+  if strategy in ("token", "whole_word", "ngram"):
+    return masking.Masking(strategy, max_predictions=most)
+  spans = {"budget": "ceil", "replace_by": "span", "random_tokens": "unigram", "max_offset": 15}
+  return masking.Masking(strategy, max_predictions=most, **spans)
 
 
 def _mask(rows: Any, settings: Settings, seed: int) -> Any:
   keys = masking.mask_keys(seed, 0, rows.examples, 0)
-  return masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size)
+  return masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size, settings.unigram)
 
 
 def _epoch(table: Table, store: Any, settings: Settings, seed: int, build: float) -> tuple[float, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -43,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     prog="data.corpus", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
   )
   parser.add_argument("--input", required=True, metavar="SPEC", help="the corpus")
-  parser.add_argument("--tokenizer", required=True, metavar="PATH|train", help="a tokenizer, or train a WordPiece one")
+  parser.add_argument("--tokenizer", required=True, metavar="PATH|train", help="a tokenizer, or train one")
+  kinds = ("wordpiece", "bytebpe", "sentencepiece")
+  parser.add_argument("--tokenizer_type", choices=kinds, default="wordpiece", help="to train (%(default)s)")
+  parser.add_argument("--words", choices=("pieces", "text"), default="pieces", help="where words start (%(default)s)")
   parser.add_argument("--output", required=True, metavar="DIR", help="folder of the prepared corpus")
   parser.add_argument("--vocab_size", type=int, help=f"pieces of a trained tokenizer ({_VOCAB_SIZE})")
   parser.add_argument("--cased", action="store_true", help="train a tokenizer that keeps case and accents")
@@ -61,11 +63,11 @@ def _tokenizer(arguments: argparse.Namespace) -> str | Training:
     if arguments.vocab_size is not None or arguments.cased:
       raise CorpusError("--vocab_size and --cased: got a tokenizer's path beside them, want --tokenizer=train")
     return arguments.tokenizer
-  from data.tokenizers import wordpiece
+  from data.tokenizers.training import training
 
   size = _VOCAB_SIZE if arguments.vocab_size is None else arguments.vocab_size
-  settings = {"vocab_size": size, "lowercase": not arguments.cased}
-  return Training(functools.partial(wordpiece.train, **settings), {"kind": "wordpiece", **settings})
+  lowercase = not arguments.cased and arguments.tokenizer_type != "bytebpe"
+  return Training(*training(arguments.tokenizer_type, size, lowercase, arguments.words))
 
 
 @contextlib.contextmanager

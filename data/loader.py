@@ -33,12 +33,14 @@ class Settings:
     special: ids `pad`, `cls`, `sep`, `mask` of the tokenizer.
     vocab_size: of the tokenizer, unpadded.
     masking: how tokens are masked.
+    unigram: how often tokens occur in the training corpus, for masking with random_tokens="unigram".
   """
 
   batch_size: int
   special: Any
   vocab_size: int
   masking: masking.Masking
+  unigram: masking.Unigram | None = None
 
 
 class Pipeline:
@@ -51,6 +53,7 @@ class Pipeline:
     seed: of the order and of the masks.
   Raises:
     LoaderError: tables of another store, of several shapes, or with fewer rows than a batch.
+    MaskError: masking needs annotations or a unigram table that is not there.
   """
 
   def __init__(self, tables: Sequence[Table], store: Any, settings: Settings, seed: int):
@@ -59,6 +62,7 @@ class Pipeline:
       raise LoaderError("loader: got no example table, want one a pass; build them with load_or_build_tables")
     if settings.batch_size < 1:
       raise LoaderError(f"loader: batch_size: got {settings.batch_size}, want at least 1")
+    settings.masking.check(store.annotations, settings.unigram, settings.vocab_size)
     cards = [_check(table, store, settings, pass_) for pass_, table in enumerate(tables)]
     if any(card["options"] != cards[0]["options"] for card in cards):
       raise LoaderError("loader: the tables of the passes differ in their options, want one set; build them together")
@@ -121,7 +125,7 @@ def _masked(
   rows = assemble(table, store, settings.special, chosen)
   pass_, epoch = when
   keys = masking.mask_keys(seed, pass_, rows.examples, settings.masking.copy_of(epoch))
-  batch = masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size)
+  batch = masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size, settings.unigram)
   validate(batch)
   return batch
 

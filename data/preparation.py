@@ -28,7 +28,7 @@ from data.sources import Source, open_source
 from data.store import FORMAT, Digest, StoreError, open_store, read_card
 from data.tokenizers import Tokenizer, load
 
-_LIBRARIES = ("numpy", "tensorflow-datasets", "array-record", "sentencex", "tokenizers")
+_LIBRARIES = ("numpy", "tensorflow-datasets", "array-record", "sentencex", "tokenizers", "sentencepiece")
 _CHECK_BAD_FROM = 1000  # documents; earlier, one bad document could end a healthy corpus
 
 Report = Callable[[str, int], None]  # stage, documents since the last call

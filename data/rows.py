@@ -23,6 +23,8 @@ class Rows:
     sizes: int64[B, S], tokens of each example, [CLS] and every [SEP] included; 0 = none.
     pieces: int64[B, S], candidates of each example.
     pair: the sentence-pair decisions, None in formats without pairs.
+    annotations: uint8[B, L] flags of each token, 0 on special tokens and padding: 1 begins an entity, 2 continues it,
+      4 begins a noun phrase, 8 continues it. None if the store has none.
   """
 
   tokens: Tokens
@@ -32,6 +34,7 @@ class Rows:
   sizes: np.ndarray
   pieces: np.ndarray
   pair: Pair | None
+  annotations: np.ndarray | None = None
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -60,28 +63,32 @@ def assemble(table: Table, store: Any, special: Any, rows: np.ndarray) -> Rows:
   spans, owner = ragged(first, count), np.repeat(np.arange(len(chosen)), count)
   lengths = table.lengths[spans].astype(np.int64)
   is_first = np.diff(owner, prepend=-1) != 0
-  # A run is what a span brings: the [CLS] before it if it is the first, its tokens, the [SEP] behind it.
-  runs = lengths + 1 + is_first
+  closed = np.ones(len(spans), bool) if table.joined is None else ~table.joined[spans]
+  # A run is what a span brings: the [CLS] before it if it is the first, its tokens, the [SEP] behind it if closed.
+  runs = lengths + closed + is_first
   before = np.cumsum(runs) - runs
   run_starts = begins[owner] + before - before[is_first][owner]
-  separators = run_starts + runs - 1
+  separators = (run_starts + runs - 1)[closed]
   row, slot = np.nonzero(real)
-  number = np.cumsum(~is_first) - np.cumsum(~is_first)[is_first][owner]
-  types = number if table.options.paired else np.zeros_like(number)
+  number = np.cumsum(closed) - closed  # of the segment
+  number -= number[is_first][owner]
+  types = number if table.options.segmented else np.zeros_like(number)
   values = (table.starts[spans] - (run_starts + is_first), begins[owner], (slot + 1)[owner], types)
   free = length - sizes.sum(axis=1)
-  ids, word_starts, positions, segments, types = _fill(store, special, row[owner], runs, free, values)
+  ids, word_starts, positions, segments, types, annotations = _fill(store, special, row[owner], runs, free, values)
   ids[begins], ids[separators] = special.cls, special.sep
   candidates = segments > 0
   for specials in (begins, separators):
     candidates[specials] = False
   word_starts &= candidates
   pieces = np.zeros_like(sizes)
-  pieces[real] = sizes[real] - 1 - count
+  pieces[real] = np.bincount(owner, lengths, len(chosen))
   shape = (len(rows), length)
   tokens = Tokens(ids.reshape(shape), types.reshape(shape), segments.reshape(shape), positions.reshape(shape))
   pair = _pair(table, examples, columns, real) if table.options.paired else None
-  return Rows(tokens, word_starts.reshape(shape), candidates.reshape(shape), examples, sizes, pieces, pair)
+  if annotations is not None:
+    annotations = (annotations * candidates).reshape(shape)
+  return Rows(tokens, word_starts.reshape(shape), candidates.reshape(shape), examples, sizes, pieces, pair, annotations)
 
 
 def _fill(store, special, row, runs, free, values):
@@ -108,7 +115,8 @@ def _fill(store, special, row, runs, free, values):
   ids = np.take(store.tokens, source, mode="clip").astype(np.int32)
   np.copyto(ids, special.pad, where=segments == 0)
   word_starts = np.take(store.word_starts, source, mode="clip")
-  return ids, word_starts, positions, segments, spread(type_, np.int32)
+  annotations = None if store.annotations is None else np.take(store.annotations, source, mode="clip")
+  return ids, word_starts, positions, segments, spread(type_, np.int32), annotations
 
 
 def _pair(table: Table, examples: np.ndarray, columns: np.ndarray, real: np.ndarray) -> Pair:

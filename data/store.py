@@ -32,7 +32,8 @@ class Store:
 
   tokens [n_tokens] uint16 or int32, no special tokens; word_starts [n_tokens] bool; sentences [n_sentences + 1] int64,
   offsets into tokens; documents [n_documents + 1] int64, offsets into sentences. Every sentence has a token and every
-  document a sentence. `fingerprint` names the content of the whole corpus.
+  document a sentence. `fingerprint` names the content of the whole corpus. annotations [n_tokens] uint8, flags of each
+  token: 1 begins an entity, 2 continues it, 4 begins a noun phrase, 8 continues it; None = not annotated.
   """
 
   tokens: np.ndarray
@@ -41,6 +42,7 @@ class Store:
   documents: np.ndarray
   fingerprint: str
   directory: Path | None = None  # of the memory maps; None = in memory
+  annotations: np.ndarray | None = None
 
   @property
   def n_tokens(self) -> int:
@@ -56,7 +58,11 @@ class Store:
 
   @classmethod
   def from_documents(
-    cls, docs: Sequence[Sequence[Sequence[int]]], word_starts: Sequence | None = None, vocab_size: int = 1 << 16
+    cls,
+    docs: Sequence[Sequence[Sequence[int]]],
+    word_starts: Sequence | None = None,
+    vocab_size: int = 1 << 16,
+    annotations: Sequence | None = None,
   ) -> Store:
     """A store in memory from documents of sentences of token ids.
 
@@ -64,18 +70,21 @@ class Store:
       docs: documents; each a list of sentences; each a list of ids.
       word_starts: the same nesting of booleans; None = every token starts a word.
       vocab_size: decides the dtype of the tokens.
+      annotations: the same nesting of flags (see the class); None = not annotated.
     """
     lengths = [len(sentence) for document in docs for sentence in document]
     if not docs or not all(docs) or not all(lengths):
       raise StoreError("documents: got an empty document or sentence, want at least one of each, and a token in each")
     tokens = _flat(docs, token_dtype(vocab_size))
     starts = np.ones(len(tokens), bool) if word_starts is None else _flat(word_starts, bool)
-    if len(starts) != len(tokens):
-      raise StoreError(f"word_starts: got {len(starts)} values, want {len(tokens)}, one a token")
+    flags = None if annotations is None else _flat(annotations, np.uint8)
+    for name, values in (("word_starts", starts), ("annotations", flags)):
+      if values is not None and len(values) != len(tokens):
+        raise StoreError(f"{name}: got {len(values)} values, want {len(tokens)}, one a token")
     sentences, documents = offsets(lengths), offsets([len(document) for document in docs])
     digest = Digest()
     digest.add(tokens, starts, np.diff(sentences), np.diff(documents))
-    return cls(tokens, starts, sentences, documents, digest.hexdigest())
+    return cls(tokens, starts, sentences, documents, digest.hexdigest(), annotations=flags)
 
 
 def _flat(nested: Sequence, dtype: Any) -> np.ndarray:

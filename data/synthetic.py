@@ -81,7 +81,7 @@ def masked(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -
   used = np.arange(order.shape[1]) < wanted[:, None]
   labels = np.take_along_axis(tokens.ids, order, 1)
   pair = None
-  if config.objective.pair != "none":
+  if "pair" in config.objective and config.objective.pair != "none":
     cls = np.where(sizes > 0, np.cumsum(sizes, axis=1) - sizes, 0)
     weights = (sizes > 0).astype(np.float32)
     pair = Pair(cls.astype(np.int32), (rng.integers(0, 2, cls.shape) * (sizes > 0)).astype(np.int32), weights)
@@ -90,4 +90,4 @@ def masked(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -
   return Masked(tokens, *slots, used.astype(np.float32), pair=pair)
 
 
-BATCHES: dict[str, Callable[..., Any]] = {"masked": masked}
+BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "masked": masked}

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.examples import Options, Table, TableError, build_table, name_of
 
-_ARRAYS = ("spans", "starts", "lengths", "labels", "rows")
+_ARRAYS = ("spans", "starts", "lengths", "labels", "rows", "joined")
 _VERSION = 1  # raise it when the same settings would give other examples
 
 
@@ -96,7 +96,7 @@ def _write(path: pathlib.Path, table: Table) -> None:
   """The arrays first, the card last: a table without its card does not stand."""
   with tempfile.TemporaryDirectory(dir=path.parent, prefix=".table-") as scratch:
     arrays, card = pathlib.Path(scratch, "arrays.npz"), pathlib.Path(scratch, "card.json")
-    np.savez(arrays, **{name: getattr(table, name) for name in _ARRAYS})
+    np.savez(arrays, **{name: values for name in _ARRAYS if (values := getattr(table, name)) is not None})
     card.write_text(json.dumps({"version": _VERSION, **table.card, "sha256": _sha256(arrays)}, indent=2) + "\n")
     for file in (arrays, card):
       with file.open("rb") as stream:
@@ -108,4 +108,4 @@ def _write(path: pathlib.Path, table: Table) -> None:
 def _read(path: pathlib.Path) -> Table:
   card = json.loads(path.with_suffix(".json").read_text())
   with np.load(path) as arrays:
-    return Table(**{name: arrays[name] for name in _ARRAYS}, card=card)
+    return Table(**{name: arrays[name] for name in arrays.files}, card=card)

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models import albert, bert, roberta, spanbert
+from models import albert, bert, electra, roberta, spanbert
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
   "albert": albert.build,
   "bert": bert.build,
+  "electra": electra.build,
   "roberta": roberta.build,
   "spanbert": spanbert.build,
 }

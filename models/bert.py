@@ -61,6 +61,10 @@ class Bert(Encoder):
     """float32 logits [B, P, V'] at columns [B, P]."""
     return self.heads.mlm(gather_columns(hidden, columns), self.embeddings.word.embedding)
 
+  def fill_logits(self, ids: Array, tokens: Tokens, columns: Array) -> Array:
+    """float32 logits [B, P, V'] of what stands at columns [B, P] of ids [B, L]."""
+    return self.token_logits(self(ids, tokens).hidden, columns)
+
   def pool(self, hidden: Array, cls: Array) -> Array:
     """Pooled [CLS] states [B, S, D] at columns cls [B, S]."""
     return self.pooler(hidden, cls)

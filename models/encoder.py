@@ -63,6 +63,11 @@ class EncoderConfig:
     return -(-self.vocab_size // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
   @property
+  def depth(self) -> int:
+    """Blocks that an input passes."""
+    return self.layers * self.sharing.inner
+
+  @property
   def layer(self) -> LayerConfig:
     return LayerConfig(
       self.hidden, self.heads, self.ffn, self.dropout, self.attention_dropout, self.activation, self.norm_eps,

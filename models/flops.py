@@ -17,6 +17,7 @@ import numpy as np
 
 from data.batch import Masked, Tokens
 from models.bert import Bert, BertConfig
+from models.electra import Electra, ElectraConfig
 from models.encoder import EncoderConfig
 from models.spanbert import SpanBert, SpanBertConfig
 
@@ -71,7 +72,7 @@ def vocabulary_head(hidden: int, embedding: int, vocab: int, predictions: int) -
 def encoder(c: EncoderConfig, work: Work) -> float:
   """The stack and, where the model has one, the projection of the embeddings."""
   projection = 2 * work.tokens * c.embedding * c.hidden if c.projection else 0.0
-  return transformer(c.hidden, c.ffn, c.layers * c.sharing.inner, work) + projection
+  return transformer(c.hidden, c.ffn, c.depth, work) + projection
 
 
 def _bert(c: BertConfig, work: Work) -> float:
@@ -87,6 +88,21 @@ def _spanbert(c: SpanBertConfig, work: Work) -> float:
   return _bert(c, work) + 2 * work.spans * boundary
 
 
+def _electra(c: ElectraConfig, work: Work) -> float:
+  """Generator and discriminator with the heads they have; one network in both roles runs twice."""
+  flops = encoder(c, work)
+  if c.generator is not None:
+    predictions = work.tokens if c.two_towers else work.predictions
+    flops += encoder(c.generator, work) * (2 if c.two_towers else 1)
+    flops += vocabulary_head(c.generator_states, c.embedding, c.vocab_size, predictions)
+  if "rtd" in c.heads_on_top:
+    flops += 2 * work.tokens * (c.hidden**2 + c.hidden)
+  if "restore" in c.heads_on_top:
+    predictions = work.tokens if "copy" in c.heads_on_top else work.predictions
+    flops += vocabulary_head(c.hidden, c.embedding, c.vocab_size, predictions)
+  return flops
+
+
 def _masked(batch: Masked) -> Work:
   lengths = example_lengths(batch.tokens)
   return Work(
@@ -100,4 +116,4 @@ def _masked(batch: Masked) -> Work:
 
 
 COUNTS: dict[type, Callable[[Any], Work]] = {Masked: _masked}
-FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert, SpanBert: _spanbert}
+FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert, Electra: _electra, SpanBert: _spanbert}

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import models
-from objectives import optimizers
+from objectives import optimizers, replaced
 from objectives.base import Objective
 from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
 
 BUILDERS: dict[str, Callable[..., Objective]] = {
+  "electra": replaced.build,
   "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
   "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
 }
@@ -29,8 +30,12 @@ def build(config: Any) -> Objective:
 def build_optimizer(config: Any) -> Optimizer:
   """The optimiser of a resolved config; its schedule ends at `config.steps`."""
   o = config.optimizer
+  moments = lambda make: make(
+    o.b1, o.b2, o.eps, o.weight_decay, o.decay_exclude, bias_correction=o.bias_correction, eps_hat=o.eps_hat
+  )
   transforms = {
-    "adamw": lambda: optimizers.adamw(o.b1, o.b2, o.eps, o.weight_decay, o.decay_exclude, o.bias_correction),
+    "adamw": lambda: moments(optimizers.adamw),
+    "lamb": lambda: moments(optimizers.lamb),
     "sgd": optimizers.sgd,
   }
   return Optimizer(transforms[o.name](), SCHEDULES[o.schedule](o.lr, o.warmup_steps, config.steps), o.clip)

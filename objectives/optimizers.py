@@ -26,11 +26,18 @@ class MomentsState(NamedTuple):
   nu: Any
 
 
-def scale_by_moments(b1: float, b2: float, eps: float, bias_correction: bool) -> optax.GradientTransformation:
+def scale_by_moments(
+  b1: float, b2: float, eps: float, bias_correction: bool, eps_hat: bool = False
+) -> optax.GradientTransformation:
   """Adam's direction m / (sqrt(v) + eps), with or without bias correction.
 
   BERT's published optimiser has none (google-research/bert, optimization.py), so its first updates are about 3.16 times
   larger than Adam's at beta (0.9, 0.999).
+
+  Args:
+    eps_hat: where eps stands under bias correction. True: sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), the form
+      that Kingma and Ba 2015 (section 2) give for efficiency, which TensorFlow and fairseq (RoBERTa) compute; False:
+      m_hat / (sqrt(v_hat) + eps), their algorithm 1, which PyTorch and optax compute.
   """
 
   def init(params):
@@ -45,6 +52,8 @@ def scale_by_moments(b1: float, b2: float, eps: float, bias_correction: bool) ->
     mu, nu = jax.lax.optimization_barrier((mu, nu))  # written once, in place, and read below; not computed twice
     scale1 = 1 / (1 - b1**count) if bias_correction else 1.0
     scale2 = 1 / (1 - b2**count) if bias_correction else 1.0
+    if bias_correction and eps_hat:
+      scale1, scale2 = scale1 / jnp.sqrt(scale2), 1.0
     direction = jax.tree.map(lambda m, v: m * scale1 / (jnp.sqrt(v * scale2) + eps), mu, nu)
     return direction, MomentsState(count, mu, nu)
 
@@ -56,11 +65,64 @@ def decay_mask(params: Any, exclude: tuple[str, ...]) -> Any:
   return map_named(lambda path, _: not matches(path, exclude), params)
 
 
-def adamw(b1: float, b2: float, eps: float, weight_decay: float, decay_exclude: tuple[str, ...], bias_correction: bool):
+def adamw(
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  decay_exclude: tuple[str, ...],
+  bias_correction: bool,
+  eps_hat: bool = False,
+) -> optax.GradientTransformation:
   """AdamW with decoupled decay, lr * weight_decay * w (Loshchilov and Hutter 2019; BERT's AdamWeightDecayOptimizer)."""
   return optax.chain(
-    scale_by_moments(b1, b2, eps, bias_correction),
+    scale_by_moments(b1, b2, eps, bias_correction, eps_hat),
     optax.add_decayed_weights(weight_decay, mask=lambda params: decay_mask(params, decay_exclude)),
+  )
+
+
+def has_copies(path: str) -> bool:
+  """Whether a parameter's leading axis is `copies`: rows that are tensors of their own, one of each block (a stack)."""
+  return "layers" in path.split("/")
+
+
+def tensor_norms(path: str, leaf: Array) -> Array:
+  """L2 norm of each tensor in a leaf: [copies, 1, ...] where the leaf is a stack, else [1, ...]."""
+  axes = tuple(range(int(has_copies(path)), leaf.ndim))
+  return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes, keepdims=True))
+
+
+def scale_by_trust_ratio(exclude: tuple[str, ...]) -> optax.GradientTransformation:
+  """Each tensor's update u times ||w|| / ||u||; times 1 where a norm is 0 or the path matches `exclude`. No clipping.
+
+  Tensors are counted as the published code stores them: each block's kernel is one, though a stack holds them together.
+  """
+
+  def scaled(path, update, weight):
+    if matches(path, exclude):
+      return update
+    above, below = tensor_norms(path, weight), tensor_norms(path, update)
+    known = (above > 0) & (below > 0)
+    return update * jnp.where(known, above / jnp.where(known, below, 1.0), 1.0)
+
+  return optax.stateless(lambda updates, params: map_named(scaled, updates, params))
+
+
+def lamb(
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  decay_exclude: tuple[str, ...],
+  bias_correction: bool,
+  eps_hat: bool = False,
+) -> optax.GradientTransformation:
+  """LAMB (You et al. 2020) as ALBERT's lamb_optimizer.py: AdamW's direction, then the trust ratio of each tensor.
+
+  What does not decay has no trust ratio either. The published code corrects no bias.
+  """
+  return optax.chain(
+    adamw(b1, b2, eps, weight_decay, decay_exclude, bias_correction, eps_hat), scale_by_trust_ratio(decay_exclude)
   )
 
 
@@ -72,7 +134,8 @@ def sgd() -> optax.GradientTransformation:
 def bert_schedule(peak: float, warmup: int, total: int) -> Callable[[Array], Array]:
   """lr of update s (from 0): peak * s / warmup below warm-up, then peak * (1 - s / total).
 
-  The decay counts from step 0, so the rate jumps down at the end of warm-up, as in BERT's optimization.py.
+  The decay counts from step 0, so the rate jumps down at the end of warm-up, as in BERT's optimization.py, which ALBERT
+  shares, and in SpanBERT's.
   """
 
   def schedule(step):
@@ -94,13 +157,29 @@ def linear_schedule(peak: float, warmup: int, total: int) -> Callable[[Array], A
   return schedule
 
 
+def electra_schedule(peak: float, warmup: int, total: int) -> Callable[[Array], Array]:
+  """peak * (1 - s / total) * min(1, s / warmup): the decay acts during warm-up too (ELECTRA's optimization.py)."""
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rising = jnp.minimum(1.0, step / warmup) if warmup else 1.0
+    return peak * rising * jnp.maximum(total - step, 0.0) / total
+
+  return schedule
+
+
 def constant_schedule(peak: float, warmup: int, total: int) -> Callable[[Array], Array]:
   """peak after a linear warm-up."""
   del total
   return lambda step: peak * jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / max(warmup, 1)) if warmup else peak
 
 
-SCHEDULES = {"bert": bert_schedule, "linear": linear_schedule, "constant": constant_schedule}
+SCHEDULES = {
+  "bert": bert_schedule,
+  "linear": linear_schedule,
+  "electra": electra_schedule,
+  "constant": constant_schedule,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,23 +7,40 @@ from pathlib import Path
 
 import pytest
 
-from configs import bert, common
+from configs import albert, bert, common, electra, roberta, spanbert
 from trainer.config import FREE_ON_RESUME, difference, flatten, from_json, load, stage_at, stages, to_json, validate
 from trainer.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY, BASE = "configs/bert.py:tiny", "configs/bert.py:base"
-SETTINGS = [f"{name}={value}" for name, values in bert.SETTINGS.items() if values is not int for value in values]
-VARIANTS = [*bert.SIZES, *(f"base,{setting}" for setting in SETTINGS), "base,length=512", "tiny,length=64"]
-COMBINED = "base,format=doc_sentences,masking=whole_word,masks=dynamic,length=256"
+RECIPES = {"albert": albert, "bert": bert, "electra": electra, "roberta": roberta, "spanbert": spanbert}
+TINIES = [f"configs/{name}.py:tiny" for name in RECIPES]
+
+
+def variants(recipe):
+  """Every size, and every value of every setting on the base size."""
+  yield from recipe.SIZES
+  for name, values in recipe.SETTINGS.items():
+    yield from (f"base,{name}={value}" for value in ((2, 4) if values is int and name != "length" else ()))
+    yield from (f"base,{name}={value}" for value in (() if values is int else values))
+
+
+VARIANTS = [f"{name}.py:{variant}" for name, recipe in RECIPES.items() for variant in variants(recipe)]
+VARIANTS += ["bert.py:base,length=512", "bert.py:tiny,length=64"]
+COMBINED = [
+  "bert.py:base,format=doc_sentences,masking=whole_word,masks=dynamic,length=256",
+  "albert.py:large,share=ffn,groups=4,inner=2,embedding=256,pair=none,masking=token,optimizer=adamw,release=v2",
+  "spanbert.py:large,sequence=pairs,masking=entity,sbo=off",
+  "roberta.py:large,format=sentence_pairs,masks=static,masking=whole_word,batch=2048",
+]
 
 
 # --- recipes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, COMBINED])
+@pytest.mark.parametrize("variant", [*VARIANTS, *COMBINED])
 def test_every_variant_is_valid_and_survives_its_saved_form(variant):
-  config = load(f"configs/bert.py:{variant}")
+  config = load(f"configs/{variant}")
   saved = to_json(config)
   again = from_json(saved)
   validate(again)
@@ -203,7 +220,9 @@ def test_choices_are_those_of_the_code():
   from data.examples import FORMATS, Options
   from data.masking import STRATEGIES
   from data.tokenizers import WORDS
+  from data.tokenizers.training import TRAINERS
   from models import DTYPES
+  from models.albert import SHARED
   from models.layers import ACTIVATIONS
   from models.sharding import SHARD_OVER_DATA
   from models.stack import REMAT
@@ -212,6 +231,7 @@ def test_choices_are_those_of_the_code():
   built = {
     "data.format": FORMATS, "data.masking": STRATEGIES, "data.words": WORDS, "model.activation": ACTIVATIONS,
     "dtype": DTYPES, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT, "optimizer.schedule": SCHEDULES,
+    "data.tokenizer_type": TRAINERS, "model.share": SHARED,
   }  # fmt: skip
   for key, names in built.items():
     rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, key))
@@ -222,12 +242,14 @@ def test_choices_are_those_of_the_code():
 
 
 def test_every_rule_has_a_key():
-  keys = [*flatten(load(TINY)), *(f"stages.0.{name}" for name in ("steps", "length", "freeze"))]
+  keys = {key for tiny in TINIES for key in flatten(load(tiny))}
+  keys |= {f"stages.0.{name}" for name in ("steps", "length", "freeze")}
   assert [pattern for pattern, _ in RULES if not any(re.fullmatch(pattern, key) for key in keys)] == []
 
 
-def test_base_keys_are_in_every_recipe():
-  assert set(flatten(common.base())) <= set(flatten(load(TINY)))
+@pytest.mark.parametrize("tiny", TINIES)
+def test_base_keys_are_in_every_recipe(tiny):
+  assert set(flatten(common.base())) <= set(flatten(load(tiny)))
 
 
 def reads():
@@ -263,5 +285,57 @@ def unread(config):
   return [key for key in flatten(config) if tuple(f"config.{key}".split(".")[-2:]) not in pairs]
 
 
-def test_every_key_is_read():
-  assert unread(load(TINY)) == []
+@pytest.mark.parametrize("tiny", TINIES)
+def test_every_key_is_read(tiny):
+  assert unread(load(tiny)) == []
+
+
+# --- numbers of the other recipes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("variant", "lr", "warmup", "steps", "batch"),
+  [
+    ("roberta.py:base", 6e-4, 24_000, 500_000, 8192),
+    ("roberta.py:large", 4e-4, 30_000, 500_000, 8192),
+    ("roberta.py:base_2k", 5e-4, 10_000, 125_000, 2048),
+    ("albert.py:xxlarge", 0.00176, 3125, 125_000, 4096),
+    ("electra.py:small", 5e-4, 10_000, 1_000_000, 128),
+    ("electra.py:base", 2e-4, 10_000, 766_000, 256),
+    ("electra.py:large", 2e-4, 10_000, 400_000, 2048),
+    ("spanbert.py:large", 1e-4, 10_000, 2_400_000, 256),
+  ],
+)
+def test_published_schedules(variant, lr, warmup, steps, batch):
+  config = load(f"configs/{variant}")
+  assert (config.optimizer.lr, config.optimizer.warmup_steps, config.steps, config.batch_size) == (
+    lr, warmup, steps, batch,
+  )  # fmt: skip
+
+
+def test_roberta_departs_from_bert_where_the_paper_says():
+  config = load("configs/roberta.py:base")
+  optimizer, data = config.optimizer, config.data
+  assert (optimizer.b2, optimizer.eps, optimizer.clip, optimizer.decay_exclude) == (0.98, 1e-6, 0.0, ())
+  assert (data.format, data.static_masks, data.mask_specials, config.objective.pair) == (
+    "full_sentences", False, True, "none",
+  )  # fmt: skip
+  assert (config.model.types, config.model.norm_eps, config.model.vocab_size) == (0, 1e-5, 50_265)
+  assert load("configs/roberta.py:base,format=sentence_pairs").objective.pair == "nsp"
+
+
+@pytest.mark.parametrize(
+  ("size", "length", "rate", "slots", "width"),
+  [("small", 128, 0.15, 19, 64), ("small_plus", 512, 0.15, 79, 256), ("base", 512, 0.15, 79, 256),
+   ("large", 512, 0.25, 130, 256)],
+)  # fmt: skip
+def test_electra_sizes(size, length, rate, slots, width):
+  config = load(f"configs/electra.py:{size}")
+  assert (config.data.length, config.data.mask_rate, config.data.max_predictions) == (length, rate, slots)
+  assert config.model.generator_hidden == width and config.model.generator_layers == config.model.layers
+
+
+def test_spanbert_trains_the_boundary_term():
+  config = load("configs/spanbert.py:base")
+  assert (config.objective.sbo, config.model.span_positions, config.data.max_span) == (1.0, 15, 10)
+  assert load("configs/spanbert.py:base,masking=token").objective.sbo == 0.0

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data import draws, examples, packing, tables
+from data import draws, packing, segment_pairs, spans, tables
 from data.examples import Options, TableError, build_table
-from tests import oracles
+from tests import example_oracles, oracles
 
 
 def spans_of(table):
@@ -34,7 +34,7 @@ def test_segment_pairs_equal_the_oracle_draw_for_draw(documents, changes):
   store = oracles.random_store(documents, seed=documents)
   options = Options(**{"format": "segment_pairs", "length": 40} | changes)
   for pass_ in (0, 1):
-    want = oracles.pairs(store, options, 7, pass_)
+    want = example_oracles.pairs(store, options, 7, pass_)
     table = build_table(store, options, 7, pass_)
     assert spans_of(table) == [[a, b] for a, b, _, _ in want]
     assert table.labels.tolist() == [label for _, _, label, _ in want]
@@ -44,14 +44,14 @@ def test_segment_pairs_equal_the_oracle_draw_for_draw(documents, changes):
 def test_blocks_of_documents_change_nothing(monkeypatch):
   store, options = oracles.random_store(50, seed=8), Options("segment_pairs", 40)
   whole = build_table(store, options, 1, 0)
-  monkeypatch.setattr(examples, "_BLOCK", 7)
+  monkeypatch.setattr(spans, "BLOCK", 7)
   assert equal(build_table(store, options, 1, 0), whole)
 
 
 def test_one_document_gives_negatives_from_itself_and_keeps_their_label():
   store, options = oracles.random_store(1, sentences=200), Options("segment_pairs", 40)
   table = build_table(store, options, 0, 0)
-  want = oracles.pairs(store, options, 0, 0)
+  want = example_oracles.pairs(store, options, 0, 0)
   assert spans_of(table) == [[a, b] for a, b, _, _ in want]
   assert table.card["same_document"] == int(table.labels.sum()) > 0
 
@@ -68,7 +68,7 @@ def test_documents_are_independent_of_what_follows_their_partners():
 
 def test_the_tenth_try_for_another_document_is_kept_even_if_it_is_the_same():
   keys, document = draws.fold(1, np.arange(20000)), np.zeros(20000, np.int64)
-  other = examples._other_documents(keys, document, 2, Options("segment_pairs", 40))
+  other = segment_pairs._other_documents(keys, document, 2, Options("segment_pairs", 40))
   tries = draws.below(keys[:, None], np.arange(2, 12), 2)  # words 2 to 11
   assert ((other == 0) == (tries == 0).all(axis=1)).all()
   assert 5 <= (other == 0).sum() <= 40  # 20000 / 2^10
@@ -145,7 +145,7 @@ def test_sentence_blocks_equal_the_greedy_oracle(format_, separators):
   store = oracles.random_store(80, seed=4, longest=150)
   options = Options(format_, 64, separators=separators)
   table = build_table(store, options, 0, 0)
-  assert spans_of(table) == oracles.blocks(store, options)
+  assert spans_of(table) == example_oracles.blocks(store, options)
   assert table.sizes.max() <= 64
   kept = np.concatenate([span for block in spans_of(table) for span in block]).astype(int)
   assert kept.tolist() == list(range(len(store.tokens)))  # nothing dropped, nothing twice
@@ -292,7 +292,8 @@ def test_splits_of_one_corpus_share_its_fingerprint_and_never_their_tables(tmp_p
   [
     (
       {"format": "pairs"},
-      "example option format: got 'pairs', want one of segment_pairs, full_sentences, doc_sentences",
+      "example option format: got 'pairs', want one of segment_pairs, sentence_pairs, full_sentences, doc_sentences, "
+      "electra_segments",
     ),
     ({"length": 4}, "example option length: got 4, want 5 to 65535 tokens"),
     ({"packed": 0}, "example option packed: got 0, want 1 to 255 examples in a row"),

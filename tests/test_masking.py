@@ -1,66 +1,33 @@
-"""Masks: BERT's token and whole-word masking (create_masked_lm_predictions), their identity, their budgets."""
+"""Masks: equal to plain oracles draw for draw; BERT's procedures; identity, budgets, slots and options of all."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from data import masking, rows
-from data.examples import Options, Table, build_table
+from data.examples import Options, build_table
 from data.loader import Pipeline, Settings
-from data.masking import MaskError, Masking
-from data.tokenizers import Special
+from data.masking import MaskError, Masking, Unigram
 from tests import oracles
-
-SPECIAL, VOCAB = Special(pad=0, unk=1, cls=2, sep=3, mask=4), 60000
-TABLES = {
-  "pairs": Options("segment_pairs", 64),
-  "packed pairs": Options("segment_pairs", 128, packed=4),
-  "full sentences": Options("full_sentences", 64),
-  "packed document sentences": Options("doc_sentences", 96, packed=3, separators="document"),
-}
-MASKS = {
-  "token": Masking(),
-  "whole word": Masking("whole_word"),
-  "whole word, own words behind a separator": Masking("whole_word", join_across_separators=False),
-  "a third of the tokens, many": Masking("whole_word", mask_rate=0.33, max_predictions=50),
-  "few predictions": Masking(max_predictions=3),
-}
-
-
-def assembled(options, documents=40, seed=0, **changes):
-  store = oracles.random_store(documents, seed, **changes)
-  table = build_table(store, options, 3, 0)
-  return rows.assemble(table, store, SPECIAL, np.arange(len(table.rows)))
-
-
-def masked(batch_rows, options, epoch=0):
-  keys = masking.mask_keys(11, 0, batch_rows.examples, epoch)
-  return masking.mask(batch_rows, options, keys, SPECIAL.mask, VOCAB)
-
-
-def predictions(batch, row):
-  """[(column, input, label)] of a row."""
-  kept = batch.weights[row] == 1
-  return list(zip(*(field[row][kept].tolist() for field in (batch.positions, batch.inputs, batch.labels)), strict=True))
+from tests.masking_oracles import (
+  MASKS,
+  SPECIAL,
+  TABLES,
+  VOCAB,
+  annotated,
+  assembled,
+  assert_equals_oracle,
+  masked,
+  predictions,
+  word_row,
+)
 
 
 @pytest.mark.parametrize("options", TABLES.values(), ids=TABLES.keys())
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 def test_masks_equal_the_oracle_draw_for_draw(options, mask):
-  got = assembled(options)
-  batch = masked(got, mask, epoch=5)
-  for row in range(len(got.examples)):
-    want, start = [], 0
-    for example, size in zip(got.examples[row].tolist(), got.sizes[row].tolist(), strict=True):
-      own = slice(start, start + size)
-      key = masking.mask_keys(11, 0, np.array([example]), 5)[0]
-      ids, special = got.tokens.ids[row, own].tolist(), ~got.candidates[row, own]
-      found = oracles.mask_example(ids, special, got.word_starts[row, own], mask, key, SPECIAL.mask, VOCAB)
-      want += [(start + position, *pair) for position, pair in found.items()]
-      start += size
-    assert predictions(batch, row) == want
+  assert_equals_oracle(assembled(options, documents=25), mask)
 
 
 def test_the_number_of_predictions_is_berts():
@@ -68,6 +35,13 @@ def test_the_number_of_predictions_is_berts():
   k = lambda size, most=100: int(masking.budgets(np.array([size]), Masking(max_predictions=most))[0])  # noqa: E731
   assert [k(size) for size in (128, 512, 3, 10, 30, 50)] == [19, 77, 1, 2, 4, 8]
   assert k(128, 20) == 19 and k(512, 20) == 20 and k(0) == 0
+
+
+def test_budgets_of_roberta_and_spanbert():
+  stochastic, ceil = (Masking(max_predictions=100, budget=budget) for budget in ("stochastic", "ceil"))
+  for u, two, base, large in ((0.0, 0, 19, 76), (0.5, 0, 19, 77), (0.9, 1, 20, 77), (1 - 2**-53, 1, 20, 77)):
+    assert masking.budgets(np.array([2, 128, 512, 100]), stochastic, u).tolist() == [two, base, large, 15]
+  assert masking.budgets(np.array([0, 1, 20, 126, 510]), ceil).tolist() == [0, 1, 3, 19, 77]
 
 
 def test_every_example_has_exactly_its_number_of_predictions():
@@ -128,19 +102,6 @@ def test_every_candidate_is_as_likely_as_any_other():
   assert (abs(counts[1:21] - 450) < 4.5 * (450 * 0.85) ** 0.5).all()
 
 
-def word_row(a, b):
-  """A row [CLS] A [SEP] B [SEP] with words of the given lengths; B's first word continues A's last one."""
-  size, words = sum(a) + sum(b), np.array([*a, *b])
-  starts = np.zeros(size, bool)
-  starts[np.cumsum(words) - words] = True
-  starts[sum(a)] = False
-  store = oracles.MemoryStore(np.arange(10, 10 + size), starts, np.array([0, size]), np.array([0, 1]))
-  card = {"options": dataclasses.asdict(Options("segment_pairs", 64))}
-  lengths = np.array([sum(a), sum(b)])
-  table = Table(np.array([0, 2]), np.array([0, sum(a)]), lengths, np.zeros(1, int), np.zeros((1, 1), int), card)
-  return rows.assemble(table, store, SPECIAL, np.array([0]))
-
-
 def test_a_word_joins_across_the_separator_as_published_or_not():
   got = word_row([1] * 5 + [2], [1, 1, 1, 1, 1])
   # Columns 6, 7 are A's last word, 8 is [SEP], 9 continues that word.
@@ -180,20 +141,33 @@ def test_whole_words_are_never_split():
 
 
 def test_a_packed_example_has_the_mask_that_it_has_alone():
-  store = oracles.random_store(60)
+  store = annotated(oracles.random_store(60))
   alone, packed = (build_table(store, Options("segment_pairs", 128, packed=s), 3, 0) for s in (1, 4))
-  for strategy in masking.STRATEGIES:
+  for options in (*map(Masking, masking.STRATEGIES), MASKS["RoBERTa"], MASKS["RoBERTa's whole words"]):
     found = []
     for table in (alone, packed):
       got = rows.assemble(table, store, SPECIAL, np.arange(len(table.rows)))
-      batch = masked(got, Masking(strategy))
+      batch = masked(got, options)
       masks = {}
       for row in range(len(got.examples)):
         for column, given, label in predictions(batch, row):
           example = int(got.examples[row, got.tokens.segments[row, column] - 1])
           masks.setdefault(example, []).append((int(got.tokens.positions[row, column]), given, label))
       found.append(masks)
-    assert found[0] == found[1] and len(found[0]) == alone.card["examples"]
+    assert found[0] == found[1]
+    assert len(found[0]) == alone.card["examples"] or options.budget == "stochastic"
+
+
+@pytest.mark.parametrize("strategy", masking.STRATEGIES)
+def test_a_batch_of_rows_is_as_many_batches_of_one(strategy):
+  store, options = annotated(oracles.random_store(60)), Options("segment_pairs", 96, packed=2)
+  table = build_table(store, options, 3, 0)
+  mask = Masking(strategy, replace_by="span", random_tokens="unigram", max_offset=3)
+  together = masked(rows.assemble(table, store, SPECIAL, np.arange(50)), mask)
+  for row in range(50):
+    alone = masked(rows.assemble(table, store, SPECIAL, np.array([row])), mask)
+    for name in ("positions", "inputs", "labels", "weights", "edges", "offsets"):
+      np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[row], err_msg=name)
 
 
 def pipeline(mask, passes=1, seed=0, batch_size=4):
@@ -257,10 +231,36 @@ def test_packed_rows_have_as_many_slots_as_any_lengths_can_need(per_row):
   assert masking.predictions_per_row(length, per_row, options) == most <= 4 * per_row
 
 
+def test_slots_follow_the_budget():
+  # Two examples in 41 tokens. "stochastic" can round any product up, "ceil" does not count two special tokens each.
+  k = lambda **changes: masking.predictions_per_row(41, 2, Masking(**{"max_predictions": 50} | changes))  # noqa: E731
+  ceil = lambda n: -(-15 * n // 100)  # noqa: E731
+  splits = [(n, 41 - n) for n in range(3, 39)]
+  assert k(budget="stochastic") == max(ceil(a) + ceil(b) for a, b in splits) == 8
+  assert k(budget="ceil") == max(ceil(a - 2) + ceil(b - 2) for a, b in splits) == 7
+  assert k(budget="stochastic", strategy="whole_word") == 41 - 2  # one example, words of any length
+  assert k(budget="stochastic", strategy="whole_word", mask_specials=True) == 41
+  # Spans: each example may be two segments, [CLS] A [SEP] and B [SEP], each with a budget of its own.
+  pair = lambda n: max([ceil(n - 2), *(ceil(a) + ceil(n - 3 - a) for a in range(1, n - 3))])  # noqa: E731
+  assert k(budget="ceil", strategy="span") == max(pair(a) + pair(b) for a, b in splits) == 9
+
+
+@pytest.mark.parametrize("mask", [mask for mask in MASKS.values() if mask.budget == "stochastic"])
+def test_packed_rows_of_every_fraction_fit_their_slots(mask):
+  got = assembled(Options("doc_sentences", 40, packed=4, separators="document"), documents=150, sentences=3, longest=9)
+  for epoch in range(20):
+    batch = masked(got, mask, epoch)
+    assert batch.weights.shape[1] == masking.predictions_per_row(40, 4, mask)
+    assert (np.diff(batch.positions, axis=1) > 0)[batch.weights[:, 1:] > 0].all()
+
+
 def test_slots_of_unpacked_rows_are_the_published_ones():
   assert masking.predictions_per_row(128, 1, Masking()) == 20
   assert masking.predictions_per_row(512, 1, Masking(max_predictions=77)) == 77
   assert masking.predictions_per_row(512, 3, Masking(max_predictions=77)) == 78
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,41 @@ def test_slots_of_unpacked_rows_are_the_published_ones():
     ({"mask_rate": 0.0}, "masking option mask_rate: got 0.0, want a share above 0 and up to 1"),
     ({"max_predictions": 0}, "masking option max_predictions: got 0, want at least 1"),
     ({"static_copies": -1}, "masking option static_copies: got -1"),
+    ({"budget": "exact"}, "masking option budget: got 'exact', want one of round, stochastic, ceil"),
+    ({"replace_by": "row"}, "masking option replace_by: got 'row', want one of piece, word, span"),
+    ({"random_tokens": "all"}, "masking option random_tokens: got 'all', want one of uniform, no_specials, unigram"),
+    ({"max_ngram": 0}, "masking option max_ngram: got 0, want at least 1"),
+    ({"max_span": 0}, "masking option max_span: got 0, want at least 1"),
+    ({"span_p": 0.0}, "masking option span_p: got 0.0, want a share above 0 and up to 1"),
+    ({"entity_share": 1.0}, "masking option entity_share: got 1.0, want a share from 0 to below 1"),
+    ({"max_offset": -1}, "masking option max_offset: got -1, want 0 "),
+    ({"strategy": "span", "mask_specials": True}, "masking option mask_specials: got strategy='span'"),
+    ({"mask_specials": True, "max_offset": 15}, "max_offset=15, want token or whole_word without span boundaries"),
   ],
 )
 def test_options_that_cannot_be_are_refused_with_one_line(changes, line):
   with pytest.raises(MaskError, match=line) as error:
     Masking(**changes)
   assert "\n" not in str(error.value)
+
+
+def test_what_the_options_need_and_the_data_lacks_is_said_in_one_line():
+  store = oracles.random_store(12)
+  table = build_table(store, Options("segment_pairs", 48), 3, 0)
+  for mask, unigram, line in (
+    (Masking("entity"), None, "got 'entity' and a store without annotations, want one with them"),
+    (Masking(random_tokens="unigram"), None, f"got 'unigram' and no table, want token counts of {VOCAB} ids"),
+    (Masking(random_tokens="unigram"), Unigram.of([1, 2]), f"got 'unigram' and one of 2 ids, want .* {VOCAB} ids"),
+  ):
+    with pytest.raises(MaskError, match=line) as error:
+      Pipeline([table], store, Settings(4, SPECIAL, VOCAB, mask, unigram), 0)
+    assert "\n" not in str(error.value)
+    got = rows.assemble(table, store, SPECIAL, np.arange(3))
+    with pytest.raises(MaskError, match=line):
+      masking.mask(got, mask, np.zeros((3, 1), np.uint64), SPECIAL.mask, VOCAB, unigram)
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [3, -1, 2]])
+def test_counts_that_are_no_distribution_are_refused(counts):
+  with pytest.raises(MaskError, match="unigram table: got"):
+    Unigram.of(counts)

@@ -89,7 +89,7 @@ def close(got, want):
 
 def test_the_newest_good_checkpoint_is_loaded(workdir, loaded):
   assert loaded.source == f"{workdir} step 7"
-  assert loaded.tokenizer.vocab_size == loaded.config.model.vocab_size == VOCAB
+  assert loaded.tokenizer.vocab_size == loaded.model.config.vocab_size == VOCAB
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(workdir, loaded, tmp_path, caplog):
@@ -262,8 +262,8 @@ def test_pair_prints_probability_and_label(workdir, loaded, lines, capsys):
 
 def test_a_model_without_the_pair_decision_says_so(loaded):
   config = load("configs/bert.py:tiny", {**SIZES, "objective.pair": "none"})
-  plain = dataclasses.replace(loaded, model=models.build(config), config=config)
-  with pytest.raises(InputError, match="has no pair head"):
+  plain = dataclasses.replace(loaded, model=models.build(config))
+  with pytest.raises(InputError, match="want a model with a pair head"):
     pair(plain, PAIRS)
   with pytest.raises(InputError, match="got 'pooler', want one of none, cls, mean"):
     encode(plain, TEXTS, pool="pooler")

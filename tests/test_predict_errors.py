@@ -24,7 +24,7 @@ LONG = "cat " * 30
 @pytest.mark.parametrize(
   ("argv", "says"),
   [
-    (["answer"], "choose from 'encode', 'fill', 'pair', 'tokenize'"),
+    (["answer"], "choose from 'encode', 'fill', 'pair', 'detect', 'tokenize'"),
     ([], "required: {encode,fill,pair,tokenize}"),
     (["fill", MODEL], "one of the arguments --text --input is required"),
     (["fill", MODEL, "--text=a [MASK]", "--top=many"], "--top: invalid int value: 'many'"),
@@ -94,7 +94,7 @@ def cut_manifests(folder):
 @pytest.mark.parametrize(
   ("harm", "says"),
   [
-    (config_text('{"model_type": "bert", "hidden_size": 32}'), "is a folder of Hugging Face weights, want a workdir"),
+    (config_text('{"model_type": "bert", "hidden_size": 32}'), "config.json: has no"),
     (config_text("{"), "config.json: no JSON"),
     (config_text("{}"), "config.json: got no key schema"),
     (config_model(lambda model: model.pop("ffn")), "'ffn'"),

@@ -17,11 +17,11 @@ import numpy as np
 from data import tokenizers
 from data.examples import Options
 from data.loader import Pipeline, Settings, evaluation_batches, prefetch
-from data.masking import Masking
+from data.masking import Masking, Unigram
 from data.preparation import Training, prepare
 from data.store import open_store, unigram_counts
 from data.tables import load_or_build_tables
-from data.tokenizers import wordpiece
+from data.tokenizers.training import training
 from trainer.config import Stage
 
 
@@ -52,15 +52,11 @@ class CorpusFeed:
   def __init__(self, config: Any, workdir: Path):
     self._config, data = config, config.data
     directory = Path(data.dir) if data.dir else workdir / "data"
-    training = Training(
-      functools.partial(
-        wordpiece.train, vocab_size=config.model.vocab_size, lowercase=data.lowercase, words=data.words
-      ),
-      {"kind": "wordpiece", "vocab_size": config.model.vocab_size, "lowercase": data.lowercase, "words": data.words},
-    )
-    source = tokenizers.load(data.tokenizer, data.lowercase, data.words) if data.tokenizer else training
     if data.tokenizer:
+      source = tokenizers.load(data.tokenizer, data.lowercase, data.words)
       tokenizers.validate(source, config.model.vocab_size)
+    else:
+      source = Training(*training(data.tokenizer_type, config.model.vocab_size, data.lowercase, data.words))
     self.card = prepare(
       data.source, source, directory, language=data.language, seed=config.seed, holdout=data.holdout,
       workers=data.workers, report=_Report(directory),
@@ -70,6 +66,7 @@ class CorpusFeed:
     self.fingerprint = self.card["fingerprint"]
     self._tables, self._stores = directory / "tables", {s: open_store(directory, s) for s in self.card["splits"]}
     counts = unigram_counts(self._stores["train"], config.model.vocab_size)
+    self._unigram = Unigram.of(counts) if data.random_tokens == "unigram" else None
     # add-one smoothing: a held-out token that training never shows still has a finite cost
     self._log_frequency = np.log((counts + 1.0) / (counts.sum() + len(counts)))
 
@@ -103,22 +100,26 @@ class CorpusFeed:
     return Pipeline(tables, self._stores["train"], self._settings(stage), self._config.seed)
 
   def _table(self, split: str, length: int, passes: int) -> Any:
-    data, pair = self._config.data, self._config.objective.pair
+    data, objective = self._config.data, self._config.objective
     options = Options(
-      data.format, length, data.pack, task="nsp" if pair == "none" else pair, short_share=data.short_rate,
-      short_by=data.short_by, same_document_negatives=data.same_document_negatives,
-      singles_are_negatives=data.singles_are_negatives, separators=data.separators,
+      data.format, length, data.pack, task="sop" if "pair" in objective and objective.pair == "sop" else "nsp",
+      short_share=data.short_rate, short_by=data.short_by, same_document_negatives=data.same_document_negatives,
+      singles_are_negatives=data.singles_are_negatives, separators=data.separators, long_sentences=data.long_sentences,
     )  # fmt: skip
     return load_or_build_tables(self._tables, self._stores[split], options, self._config.seed, passes)
 
   def _settings(self, stage: Stage) -> Settings:
-    data = self._config.data
+    data, model, objective = self._config.data, self._config.model, self._config.objective
     masking = Masking(
-      data.masking, data.mask_rate, stage.max_predictions, data.mask_share, data.random_share,
-      max(0.0, 1 - data.mask_share - data.random_share), data.static_copies if data.static_masks else 0,
-      data.join_across_separators,
+      strategy=data.masking, mask_rate=data.mask_rate, max_predictions=stage.max_predictions, budget=data.mask_budget,
+      mask_specials=data.mask_specials, mask_share=data.mask_share, random_share=data.random_share,
+      keep_share=max(0.0, 1 - data.mask_share - data.random_share), replace_by=data.replace_by,
+      random_tokens=data.random_tokens, static_copies=data.static_copies if data.static_masks else 0,
+      join_across_separators=data.join_across_separators, max_ngram=data.max_ngram, favor_shorter=data.favor_shorter,
+      span_p=data.span_p, max_span=data.max_span, entity_share=data.entity_share,
+      max_offset=model.span_positions if "sbo" in objective and objective.sbo > 0 else 0,
     )  # fmt: skip
-    return Settings(stage.batch_size, self.tokenizer.special, self.tokenizer.vocab_size, masking)
+    return Settings(stage.batch_size, self.tokenizer.special, self.tokenizer.vocab_size, masking, self._unigram)
 
 
 def _own_rows(stage: Stage) -> slice:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 import models
 from data.batch import Tokens
 from data.tokenizers import Tokenizer, validate
+from models.published import weights
+from models.published.errors import WeightsError
 from trainer.config import flatten, from_json, stages
 from trainer.manifest import CheckpointError
 from trainer.restore import Reader
@@ -33,44 +35,47 @@ class Loaded:
   model: Any
   params: dict
   tokenizer: Tokenizer
-  config: Any
   max_length: int
   source: str
 
 
 def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
-  """The model of a training run.
+  """A trained model.
 
   Args:
-    path: its workdir: `config.json`, `tokenizer/` and `checkpoints/`, of which the newest good one is taken.
+    path: the workdir of a run: `config.json`, `tokenizer/` and `checkpoints/`, of which the newest good one is taken;
+      or a folder of published weights in Hugging Face's layout.
     dtype: of matrix products, float32 or bfloat16; by default float32 on CPUs and the run's own elsewhere.
   Raises:
     InputError, ConfigError, TokenizerError: the folder or a part of it is missing or damaged, or they do not fit.
   """
   folder = Path(path)
   if not folder.is_dir():
-    raise InputError(f"model {folder}: no such directory, want a workdir of train.py")
+    raise InputError(f"model {folder}: no such directory, want a workdir of train.py or published weights")
   if not (folder / CONFIG).is_file():
-    raise InputError(f"model {folder}: has no {CONFIG}, want a workdir of train.py")
-  layout = _layout(folder)
-  if layout not in LAYOUTS:
-    raise InputError(f"model {folder}: is a folder of {layout}, want a {' or '.join(LAYOUTS)} of train.py")
-  return LAYOUTS[layout](folder, dtype)
+    raise InputError(f"model {folder}: has no {CONFIG}, want a workdir of train.py or published weights")
+  return load_published(folder, dtype) if is_published(folder) else load_workdir(folder, dtype)
 
 
-def _layout(folder: Path) -> str:
-  """What kind of folder has this config.json; a damaged one is left to the reader of workdirs."""
+def is_published(folder: Path) -> bool:
+  """Whether the folder's config.json is of Hugging Face's layout; a damaged one is left to the reader of workdirs."""
   try:
     values = json.loads((folder / CONFIG).read_bytes())
   except ValueError:
-    return "workdir"
-  ours = not isinstance(values, dict) or "schema" in values or not values.keys() & {"model_type", "architectures"}
-  return "workdir" if ours else "Hugging Face weights"
+    return False
+  return isinstance(values, dict) and "schema" not in values and bool(values.keys() & {"model_type", "architectures"})
+
+
+def read_config(folder: Path) -> Any:
+  """The config of a workdir. Its recipe need not exist any more."""
+  if not (folder / CONFIG).is_file() or is_published(folder):
+    raise InputError(f"model {folder}: has no {CONFIG} of a run, want a workdir of train.py")
+  return from_json((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder / CONFIG))
 
 
 def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a workdir. Its recipe need not exist any more."""
-  config = from_json((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder / CONFIG))
+  config = read_config(folder)
   try:
     config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
     for key, value in flatten(config).items():
@@ -83,7 +88,7 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
   params, step = _newest_params(folder, model)
-  return Loaded(model, params, tokenizer, config, min(trained, positions), f"{folder} step {step}")
+  return Loaded(model, params, tokenizer, min(trained, positions), f"{folder} step {step}")
 
 
 def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
@@ -100,4 +105,16 @@ def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
   return found[0], found[1]["step"]
 
 
-LAYOUTS: dict[str, Callable[[Path, str | None], Loaded]] = {"workdir": load_workdir}
+def load_published(folder: Path, dtype: str | None) -> Loaded:
+  """`load_model` of a folder in Hugging Face's layout: config.json, weights, and the tokenizer's files."""
+  dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  try:
+    found = weights.load(folder, models.DTYPES[dtype])
+  except WeightsError as error:
+    raise InputError(f"model {folder}: {error}") from error
+  for note in found.notes:
+    logging.info("model %s: %s", folder, note)
+  tokenizer = load_tokenizer(folder)
+  validate(tokenizer, found.model.config.vocab_size)
+  params = jax.tree.map(jax.numpy.asarray, found.params)
+  return Loaded(found.model, params, tokenizer, found.model.config.max_positions, str(folder))

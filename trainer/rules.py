@@ -103,30 +103,39 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"mesh\.shard_params", _one_of("none", "optimizer", "all")),
   (r"data\.length|stages\.\d+\.length", _number(8, "a whole number from 8 to 65535", high=65535)),
   (r"data\.pack", _number(1, "a whole number from 1 to 255", high=255)),
-  (r"data\.(passes|static_copies|max_predictions|prefetch)", _COUNT),
+  (r"data\.(passes|static_copies|max_predictions|prefetch|max_ngram|max_span)", _COUNT),
   (r"data\.mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
   (r"data\.holdout", _BELOW_ONE),
   (r"data\.\w+_(rate|share)", _SHARE),
-  (r"data\.format", _one_of("segment_pairs", "full_sentences", "doc_sentences")),
+  (r"data\.tokenizer_type", _one_of("wordpiece", "bytebpe", "sentencepiece")),
+  (r"data\.format", _one_of("segment_pairs", "sentence_pairs", "electra_segments", "full_sentences", "doc_sentences")),
+  (r"data\.long_sentences", _one_of("split", "skip")),
   (r"data\.short_by", _one_of("document", "example")),
   (r"data\.separators", _one_of("sentence", "document")),
   (r"data\.words", _one_of("pieces", "text")),
   (r"data\.source", Rule("the name of a corpus", lambda value: bool(value.strip()))),
   (r"data\.language", Rule("a language code in lower case such as en", _is_language)),
-  (r"data\.masking", _one_of("token", "whole_word")),
+  (r"data\.masking", _one_of("token", "whole_word", "ngram", "span", "entity", "noun_phrase")),
+  (r"data\.mask_budget", _one_of("round", "stochastic", "ceil")),
+  (r"data\.replace_by", _one_of("piece", "word", "span")),
+  (r"data\.random_tokens", _one_of("uniform", "no_specials", "unigram")),
+  (r"data\.span_p", _number(0, "a probability above 0, below 1", high=1, open_low=True, open_high=True)),
   (r"model\.vocab_size", _number(8, "a whole number of at least 8")),
-  (r"model\.(layers|hidden|heads|ffn|max_positions|types|unroll)", _COUNT),
+  (r"model\.types", _WHOLE),
+  (r"model\.(generator_)?(layers|hidden|heads|ffn)", _COUNT),
+  (r"model\.(max_positions|unroll|embedding|groups|inner|span_positions)", _COUNT),
+  (r"model\.share", _one_of("all", "attention", "ffn", "none")),
   (r"model\.(\w+_)?dropout", _BELOW_ONE),
   (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu")),
   (r"model\.(norm_eps|init_std)", _POSITIVE),
   (r"model\.init", _one_of("truncated_normal", "normal")),
   (r"model\.remat", _one_of("none", "dots", "full")),
-  (r"objective\.pair", _one_of("nsp", "none")),
+  (r"objective\.pair", _one_of("nsp", "sop", "none")),
   (r"objective\.loss_scale", Rule("mean, sum or a number above 0", _is_loss_scale)),
-  (r"optimizer\.name", _one_of("adamw", "sgd")),
+  (r"optimizer\.name", _one_of("adamw", "lamb", "sgd")),
   (r"optimizer\.(lr|eps)", _POSITIVE),
   (r"optimizer\.b[12]", _BELOW_ONE),
-  (r"optimizer\.schedule", _one_of("bert", "linear", "constant")),
+  (r"optimizer\.schedule", _one_of("bert", "linear", "electra", "constant")),
   (r"optimizer\.decay_exclude|stages\.\d+\.freeze", _PATTERNS),
   (r"stages\.\d+\.(steps|batch_size|max_predictions)", _COUNT),
 )
@@ -166,20 +175,33 @@ def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
 
 def _model_contradictions(config: ConfigDict) -> Iterator[str]:
   model = config.model
-  if "heads" in model and model.hidden % model.heads:
-    yield f"model.hidden is {model.hidden}, want a multiple of model.heads = {model.heads}"
+  for prefix in ("", "generator_"):
+    heads, hidden = f"{prefix}heads", f"{prefix}hidden"
+    if heads in model and model[hidden] % model[heads]:
+      yield f"model.{hidden} is {model[hidden]}, want a multiple of model.{heads} = {model[heads]}"
+  if "groups" in model and model.groups > model.layers:
+    yield f"model.groups is {model.groups}, want at most model.layers = {model.layers}"
 
 
 def _data_contradictions(config: ConfigDict) -> Iterator[str]:
   data = config.data
+  if "tokenizer_type" in data and data.tokenizer_type == "bytebpe" and data.lowercase:
+    yield "data.lowercase is True, but data.tokenizer_type is bytebpe; set --config.data.lowercase=False"
   if "mask_share" in data and data.mask_share + data.random_share > 1 + 1e-9:
     yield f"data.mask_share + data.random_share is {data.mask_share + data.random_share:g}, want at most 1"
+  if "sbo" in config.objective and config.objective.sbo > 0 and data.masking in ("token", "whole_word", "ngram"):
+    yield (
+      f"objective.sbo is {config.objective.sbo:g}, but data.masking {data.masking} has no spans; "
+      "set --config.objective.sbo=0 or --config.data.masking=span"
+    )
   if "pair" in config.objective and config.objective.pair != "none":
     if not data.format.endswith("_pairs"):
       yield (
         f"objective.pair is {config.objective.pair}, but data.format {data.format} has no pairs; "
         "set --config.objective.pair=none"
       )
+    if config.objective.pair == "sop" and data.format != "segment_pairs":
+      yield f"objective.pair is sop, but data.format is {data.format}; set --config.data.format=segment_pairs"
     if config.model.types < 2:
       yield f"model.types is {config.model.types}, want at least 2 with objective.pair = {config.objective.pair}"
 

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 
 from models.paths import merge, named_leaves
+from models.published import weights
 from trainer.checkpoints import Checkpoints
 from trainer.config import FREE_ON_RESUME, difference, from_json, load, stage_at, to_json
+from trainer.loading import is_published
 from trainer.programs import Program, Setup
 from trainer.restore import Reader
 from trainer.rules import ConfigError
@@ -89,8 +91,13 @@ def _initial_params(setup: Setup, program: Program, fresh: Any) -> Any:
   init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out, ('', 'heads/') stays fresh.
   """
   source = Path(setup.config.init_from)
+  if is_published(source):
+    found = weights.load(source)
+    for note in found.notes:
+      logging.info("weights %s: %s", source, note)
+    return adopt(named_leaves(found.params), fresh, setup.config.init_map)
   if not (source / CONFIG).is_file():
-    raise ConfigError(f"config key init_from: {source} holds no {CONFIG}, want the workdir of a run")
+    raise ConfigError(f"config key init_from: {source} holds no {CONFIG}, want a run or published weights")
   other = Setup.of(
     load(str(source / CONFIG), {"mesh.data": setup.config.mesh.data, "mesh.model": setup.config.mesh.model})
   )

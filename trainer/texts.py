@@ -43,7 +43,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _holds_tokenizer(folder: Path) -> bool:
-  return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+  return any(all((folder / name).is_file() for name in names) for names, _ in tokenizers.LAYOUTS)
 
 
 def read_lines(path: str) -> list[str]:

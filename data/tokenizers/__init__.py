@@ -19,6 +19,15 @@ import numpy as np
 
 OWN_FILE = "septet_tokenizer.json"  # settings that the published layouts have no place for
 WORDS = ("pieces", "text")
+# Sets of files that are a whole tokenizer, the first one found decides; and the type of their model.
+LAYOUTS = (
+  (("spiece.model",), "Unigram"),  # or another *.model by itself
+  (("tokenizer.json",), None),  # as the file says
+  (("vocab.txt",), "WordPiece"),
+  (("vocab.json", "merges.txt"), "BPE"),
+  (("encoder.json", "vocab.bpe", "dict.txt"), "BPE"),  # fairseq
+)
+_ABSENT = "no such file or directory"
 
 
 class TokenizerError(ValueError):
@@ -52,7 +61,7 @@ class Tokenizer(abc.ABC):
   """What a tokenizer of any kind offers. It pickles, so worker processes can be handed one.
 
   Attributes:
-    kind: the family, 'wordpiece'.
+    kind: the family: 'wordpiece', 'bytebpe' or 'sentencepiece'.
     vocabulary: the pieces in the order of their ids.
     special: ids of the special pieces.
     source: where it came from, for messages only.
@@ -132,7 +141,7 @@ class Files:
 
   path: Path  # as given: messages name it
   json: dict[str, Any] | None  # tokenizer.json
-  vocab: Path | None  # vocab.txt
+  found: dict[str, Path]  # the other files of `LAYOUTS`, by their names there
   config: dict[str, Any]  # tokenizer_config.json
   own: dict[str, Any]  # OWN_FILE
 
@@ -141,17 +150,19 @@ def load(path: str | os.PathLike[str], lowercase: bool | None = None, words: str
   """Loads a tokenizer.
 
   Args:
-    path: a directory with tokenizer.json or vocab.txt (tokenizer.json decides where both stand), or one of these files;
-      tokenizer_config.json and septet_tokenizer.json beside it are read too.
-    lowercase, words: override what the files say (`words`: see `wordpiece.Settings`).
+    path: a directory with the files of one of `LAYOUTS`, or one of these files; tokenizer_config.json and
+      septet_tokenizer.json beside it are read too. Where several stand, the first of `LAYOUTS` decides and must agree
+      with the others. spiece.model comes before tokenizer.json, as SentencePiece and ALBERT's own rule for commas are
+      what the models were trained with; the `tokenizers` library only approximates them (see `sentencepieces`).
+    lowercase, words: override what the files say (`words`: see the `Settings` of each kind).
   Raises:
     TokenizerError: on missing, damaged or contradictory files.
   """
   files = _files(Path(path))
-  kind = files.json["model"].get("type") if files.json else "WordPiece"
+  kind = next(kind for names, kind in LAYOUTS if all(name in files.found for name in names)) or _type(files.json)
   if kind not in _READERS:
     raise TokenizerError(
-      f"tokenizer {path}: tokenizer.json: got a model of type {kind!r}, want one of {sorted(_READERS)}; "
+      f"tokenizer {path}: tokenizer.json: got a model of type {kind!r}, want one of {list(_READERS)}; "
       "use the tokenizer of a model of these kinds"
     )
   return _READERS[kind](files, lowercase, words)
@@ -180,21 +191,38 @@ def validate(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 def _files(path: Path) -> Files:
   folder = path if path.is_dir() else path.parent
+  whole = [names for names, _ in LAYOUTS]
   if path.is_dir():
-    tokenizer, vocab = path / "tokenizer.json", path / "vocab.txt"
+    wanted = {name: folder / name for names in whole for name in names}
+    models = sorted(folder.glob("*.model"))
+    if len(models) == 1 and not any(file.is_file() for file in wanted.values()):
+      wanted["spiece.model"] = models[0]  # ALBERT's first releases: 30k-clean.model
+  elif names := next((names for names in whole if path.name in names), None):
+    wanted = {name: folder / name for name in names}
   else:
-    tokenizer, vocab = (path, None) if path.suffix == ".json" else (None, path)
-  tokenizer, vocab = (file if file and file.is_file() else None for file in (tokenizer, vocab))
-  if not (tokenizer or vocab):
-    found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else "no such file or directory"
+    wanted = {{".json": "tokenizer.json", ".model": "spiece.model"}.get(path.suffix, "vocab.txt"): path}
+  found = {name: file for name, file in wanted.items() if file.is_file()}
+  if not any(all(name in found for name in names) for names in whole):
+    got = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else path.name if found else _ABSENT
+    others = ", ".join(" with ".join(names) for names in whole if names not in (("tokenizer.json",), ("vocab.txt",)))
     raise TokenizerError(
-      f"tokenizer {path}: got {found}, want tokenizer.json or vocab.txt; give the directory that holds one of them"
+      f"tokenizer {path}: got {got}, want tokenizer.json or vocab.txt (or one of: {others}); "
+      "give the directory that holds one of them"
     )
-  content = _read_json(tokenizer) if tokenizer else None
+  content = _read_json(found["tokenizer.json"]) if "tokenizer.json" in found else None
   if content is not None and not isinstance(content.get("model"), dict):
-    raise TokenizerError(f"tokenizer {tokenizer}: got no 'model' entry, want a tokenizer.json; fetch the file again")
+    raise TokenizerError(
+      f"tokenizer {found['tokenizer.json']}: got no 'model' entry, want a tokenizer.json; fetch the file again"
+    )
   config, own = folder / "tokenizer_config.json", folder / OWN_FILE
-  return Files(path, content, vocab, _read_json(config), _read_json(own))
+  return Files(path, content, found, _read_json(config), _read_json(own))
+
+
+def _type(content: dict[str, Any]) -> str | None:
+  """The type of the model in a tokenizer.json; files of 2020 do not name it."""
+  model = content["model"]
+  signs = {"max_input_chars_per_word": "WordPiece", "merges": "BPE", "unk_id": "Unigram"}
+  return model.get("type") or next((kind for sign, kind in signs.items() if sign in model), None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -216,7 +244,23 @@ def _read_wordpiece(files: Files, lowercase: bool | None, words: str | None) -> 
   return wordpiece_files.read(files, lowercase, words)
 
 
-_READERS: dict[str, Callable[[Files, bool | None, str | None], Tokenizer]] = {"WordPiece": _read_wordpiece}
+def _read_bytebpe(files: Files, lowercase: bool | None, words: str | None) -> Tokenizer:
+  from data.tokenizers import bytebpe_files  # it imports this module
+
+  return bytebpe_files.read(files, lowercase, words)
+
+
+def _read_sentencepiece(files: Files, lowercase: bool | None, words: str | None) -> Tokenizer:
+  from data.tokenizers import sentencepiece_files  # it imports this module, and sentencepiece with it
+
+  return sentencepiece_files.read(files, lowercase, words)
+
+
+_READERS: dict[str, Callable[[Files, bool | None, str | None], Tokenizer]] = {
+  "WordPiece": _read_wordpiece,
+  "BPE": _read_bytebpe,
+  "Unigram": _read_sentencepiece,
+}
 
 
 def _serial_after_fork() -> None:

@@ -12,27 +12,21 @@ same corners.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data.tokenizers import OWN_FILE, WORDS, Encoding, Tokenizer, TokenizerError
-from data.tokenizers.wordsegments import word_starts
+from data.tokenizers import TokenizerError
+from data.tokenizers.library import CONFIG_NAMES, LibraryTokenizer, check_list, check_text, check_words, write
 
 _log = logging.getLogger(__name__)
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CONFIG_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-_CHUNK = 1024  # texts handed to the library at once: its results are some 20 times the size of ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,25 +44,23 @@ class Settings:
   added: tuple[tuple[str, bool], ...] = ()  # pieces found whole in any text, and whether as written or normalised
 
   def __post_init__(self) -> None:
-    if self.words not in WORDS:
-      raise TokenizerError(f"tokenizer setting words: got {self.words!r}, want 'pieces' or 'text'; choose one of them")
+    check_words(self.words)
     if self.strip_accents == self.lowercase:
       object.__setattr__(self, "strip_accents", None)  # one form of equal settings, for the digest
 
 
-class WordPiece(Tokenizer):
+class WordPiece(LibraryTokenizer):
   """A WordPiece vocabulary with its settings."""
 
   kind = "wordpiece"
 
   def __init__(self, vocabulary: Sequence[str], settings: Settings, source: str = "WordPiece"):
-    super().__init__(vocabulary, settings.specials, source)
-    self.settings = settings
-    self._plain = _backend(self._ids, settings)
-    self._published = _publish(_backend(self._ids, settings), self._ids, settings.specials)
     continues = settings.prefix or None
-    self._begins = np.array([continues is None or not piece.startswith(continues) for piece in self.vocabulary])
-    self._around = np.array([getattr(self.special, name) for name in ("pad", "cls", "sep", "mask")])
+    begins = [continues is None or not piece.startswith(continues) for piece in vocabulary]
+    super().__init__(vocabulary, settings.specials, source, settings.words, begins)
+    self.settings = settings
+    self.plain = _backend(self._ids, settings)
+    self.published = _publish(_backend(self._ids, settings), self._ids, settings.specials)
 
   def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
     return type(self), (self.vocabulary, self.settings, self.source)
@@ -81,38 +73,8 @@ class WordPiece(Tokenizer):
   def settings_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self.settings)
 
-  def encode(self, texts: list[str], specials: bool = False) -> list[Encoding]:
-    _check_list(texts)
-    backend, encodings = self._published if specials else self._plain, []
-    for first in range(0, len(texts), _CHUNK):
-      chunk = list(texts[first : first + _CHUNK])
-      for i, text in enumerate(chunk, first):
-        _check_text(text, i)
-      encodings += self._encodings(chunk, backend.encode_batch(chunk))
-    return encodings
-
-  def _encodings(self, texts: Sequence[str], results: list[tokenizers.Encoding]) -> list[Encoding]:
-    ends = np.cumsum([0, *map(len, results)])
-    flat = itertools.chain.from_iterable
-    ids = np.fromiter(flat(r.ids for r in results), np.int32, ends[-1])
-    offsets = np.fromiter(flat(flat(r.offsets for r in results)), np.int32, 2 * ends[-1]).reshape(-1, 2)
-    spans = [slice(first, end) for first, end in itertools.pairwise(ends)]
-    if self.settings.words == "text":
-      starts = [word_starts(text, offsets[span]) for text, span in zip(texts, spans, strict=True)]
-    else:
-      begins = self._begins[ids]
-      starts = [begins[span] for span in spans]
-    return [Encoding(ids[span], offsets[span], start) for span, start in zip(spans, starts, strict=True)]
-
-  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
-    ids = np.array(list(ids), np.int64)
-    self.pieces(ids)  # an id outside the vocabulary is an error, the library would skip it
-    kept = ids if specials else ids[~np.isin(ids, self._around)]
-    return self._published.decode(kept.tolist(), skip_special_tokens=False)
-
   def save(self, directory: str | os.PathLike[str], max_length: int | None = None) -> None:
-    folder, settings = Path(directory), self.settings
-    folder.mkdir(parents=True, exist_ok=True)
+    settings = self.settings
     config = {
       "tokenizer_class": "BertTokenizer",
       "do_lower_case": settings.lowercase,
@@ -122,14 +84,11 @@ class WordPiece(Tokenizer):
     }
     if max_length is not None:
       config["model_max_length"] = max_length
-    files = {
+    files: dict[str, str | bytes] = {
       "vocab.txt": "".join(piece + "\n" for piece in self.vocabulary),
-      "tokenizer.json": self._published.to_str(pretty=True) + "\n",
-      "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-      OWN_FILE: json.dumps({"words": settings.words}, indent=2) + "\n",
+      "tokenizer.json": self.published.to_str(pretty=True) + "\n",
     }
-    for name, content in files.items():
-      (folder / name).write_text(content, encoding="utf-8", newline="\n")
+    write(directory, files, config, settings.words)
 
 
 def _backend(ids: dict[str, int], settings: Settings) -> tokenizers.Tokenizer:
@@ -166,23 +125,6 @@ def _publish(backend: tokenizers.Tokenizer, ids: dict[str, int], names: Sequence
   return backend
 
 
-def _check_list(texts: Any) -> None:
-  if isinstance(texts, str):
-    raise TokenizerError(f"texts: got one string {texts[:40]!r}, want a list of strings; wrap it in a list")
-
-
-def _check_text(text: Any, i: int) -> None:
-  if not isinstance(text, str):  # the library would take a tuple for a pair of texts
-    raise TokenizerError(f"text {i}: got {type(text).__name__} {text!r:.40}, want a string; pass strings")
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise TokenizerError(
-      f"text {i}: got a lone surrogate {text[error.start]!r} at character {error.start}, want valid Unicode; "
-      "decode the source with errors='replace'"
-    ) from None
-
-
 def train(
   texts: Iterable[str],
   vocab_size: int,
@@ -208,7 +150,7 @@ def train(
   Raises:
     TokenizerError: where there is no text, or the characters alone exceed `vocab_size`.
   """
-  _check_list(texts)
+  check_list(texts)
   settings = Settings(lowercase=lowercase, words=words, longest_word=longest_word)
   texts = list(texts) if iter(texts) is texts else texts
   kept, continuing = _characters(texts, settings, alphabet)
@@ -252,7 +194,7 @@ def _characters(texts: Iterable[str], settings: Settings, alphabet: int) -> tupl
 
   def normalized() -> Iterator[str]:
     for i, text in enumerate(texts):
-      _check_text(text, i)
+      check_text(text, i)
       text = normalize(text)
       counts.update(text)
       yield text

@@ -72,45 +72,43 @@ def read(prefix: str | os.PathLike[str], skip: Sequence[str] = ()) -> dict[str, 
       raise WeightsError(f"checkpoint {path}: {name} has {len(values)} bytes, want {want}; copy the checkpoint again")
     if masked(crc32c(values)) != variable.checksum:
       raise WeightsError(f"checkpoint {path}: {name} does not have the checksum of its index; copy it again")
-    arrays[name] = np.frombuffer(values, variable.dtype).reshape(variable.shape)
+    arrays[name] = np.asarray(values).view(variable.dtype).reshape(variable.shape)
   return arrays
 
 
 def _index(path: Path, skip: Sequence[str]) -> tuple[int, dict[str, Variable]]:
   """Number of data files, and the variables by name."""
-  header, found = None, {}
+  data = _mapped(path).tobytes()
   try:
-    for key, value in _entries(_mapped(path).tobytes()):
-      if not key:
-        header = _message(value)
-        continue
-      name = key.decode()
-      if not any(re.search(pattern, name) for pattern in skip):
-        found[name] = _variable(name, value)
-    if header is None:
-      raise _Damaged("has no header")
-  except (_Damaged, UnicodeDecodeError, IndexError) as error:
-    raise WeightsError(f"checkpoint {path}: {error or 'is damaged'}; want the index of a V2 checkpoint") from error
-  if _last(header, 2, 0) != 0:
-    raise WeightsError(f"checkpoint {path}: is big-endian, want a little-endian one; save it again on such a machine")
+    entries = {key: _message(value) for key, value in _entries(data)}
+  except (_Damaged, IndexError) as error:
+    reason = error if isinstance(error, _Damaged) else "breaks off"
+    raise WeightsError(f"checkpoint {path}: {reason}; want the whole index of a V2 checkpoint") from error
+  header = entries.pop(b"", {})
+  if not _last(header, 1, 0) or _last(header, 2, 0):
+    got = "a big-endian checkpoint" if _last(header, 2, 0) else "no number of data files"
+    raise WeightsError(f"checkpoint {path}: got {got}, want a little-endian V2 checkpoint; save it again")
+  found = {}
+  for key, fields in entries.items():
+    name = key.decode(errors="backslashreplace")
+    # keys that start with a zero byte are slices; the variable they belong to says that it has some
+    if not key.startswith(b"\0") and not any(re.search(pattern, name) for pattern in skip):
+      found[name] = _variable(f"checkpoint {path}: {name}", fields)
   return _last(header, 1, 0), found
 
 
-def _variable(name: str, value: bytes) -> Variable:
+def _variable(where: str, fields: dict[int, list[Any]]) -> Variable:
   """BundleEntryProto: dtype 1, shape 2, shard_id 3, offset 4, size 5, crc32c 6, slices 7."""
-  fields = _message(value)
   if 7 in fields:
-    raise _Damaged(f"{name} is partitioned into slices, which are not read; save it as one variable")
+    raise WeightsError(f"{where} is partitioned into slices, which are not read; save it as one variable")
   number = _last(fields, 1, 0)
   if number not in DTYPES:
-    known = ", ".join(f"{n} {dtype}" for n, dtype in DTYPES.items())
-    raise _Damaged(f"{name} has dtype number {number}, want one of {known}; leave the variable out with `skip`")
+    known = ", ".join(f"{n} ({dtype})" for n, dtype in DTYPES.items())
+    raise WeightsError(f"{where} has dtype number {number}, want one of {known}; leave it out with `skip`")
   shape = _message(_last(fields, 2, b""))
   if _last(shape, 3, 0):
-    raise _Damaged(f"{name} has no known shape")
+    raise WeightsError(f"{where} has no known shape; leave it out with `skip`")
   dimensions = tuple(_last(_message(dimension), 1, 0) for dimension in shape.get(2, ()))
-  if 6 not in fields:
-    raise _Damaged(f"{name} has no checksum")
   return Variable(DTYPES[number], dimensions, *(_last(fields, n, 0) for n in (3, 4, 5, 6)))
 
 
@@ -126,13 +124,19 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
   if len(data) < FOOTER or int.from_bytes(data[-8:], "little") != MAGIC:
     raise _Damaged("does not end like a table")
   at = len(data) - FOOTER
-  for _ in range(2):  # the handle of the meta index, which is empty, then that of the index
-    offset, at = _varint(data, at)
-    size, at = _varint(data, at)
-  for _, handle in _block(data, offset, size):
-    offset, at = _varint(handle, 0)
-    size, _ = _varint(handle, at)
-    yield from _block(data, offset, size)
+  meta, at = _handle(data, at)
+  index, _ = _handle(data, at)
+  for _ in _block(data, *meta):
+    raise _Damaged("has a meta index that is not empty")
+  for _, handle in _block(data, *index):
+    yield from _block(data, *_handle(handle, 0)[0])
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+  """(offset, size) of a block, and the next position."""
+  offset, at = _varint(data, at)
+  size, at = _varint(data, at)
+  return (offset, size), at
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:

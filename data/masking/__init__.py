@@ -1,0 +1,16 @@
+"""Masking: which tokens of a row are predicted and what stands in their place.
+
+A mask belongs to an example, not to a place in a batch: its stream is keyed by (seed, "mask", pass, example id, epoch),
+and every draw is a counter of that stream made from positions in the example or from the number of an attempt. So a
+packed example has the mask that it has alone, and rows of a batch of 256 equal 256 batches of one. `counters` lists
+the counters.
+"""
+
+from data.masking.apply import mask, mask_keys
+from data.masking.budgets import budgets, predictions_per_row
+from data.masking.options import STRATEGIES, MaskError, Masking
+from data.masking.replacement import Unigram
+
+__all__ = [
+  "STRATEGIES", "MaskError", "Masking", "Unigram", "budgets", "mask", "mask_keys", "predictions_per_row",
+]  # fmt: skip

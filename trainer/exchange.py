@@ -1,0 +1,97 @@
+"""Runs to published weights and back: what `python -m models.hf` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.synthetic import synthetic_batch
+from data.tokenizers import validate
+from models.bert import BertConfig
+from models.paths import named_leaves
+from models.published import weights
+from trainer.checkpoints import Checkpoints
+from trainer.config import load, to_json
+from trainer.loading import load_model, read_config
+from trainer.programs import Program, Setup
+from trainer.start import CHECKPOINTS, adopt, write_config
+from trainer.texts import TOKENIZER, InputError, load_tokenizer
+
+PARTS = ("heads/mlm/", "heads/pair/", "pooler/")  # what published weights may lack
+
+
+def export_run(source: Path, target: Path) -> dict[str, Any]:
+  """Writes the newest good checkpoint of a workdir, its config and its tokenizer in Hugging Face's layout.
+
+  Returns:
+    What was written, for the summary.
+  Raises:
+    InputError, WeightsError: there is no such run, or `target` holds other things.
+  """
+  loaded, family = load_model(source, "float32"), read_config(source).model.name
+  special = dataclasses.asdict(loaded.tokenizer.special)
+  save = lambda folder: loaded.tokenizer.save(folder, loaded.model.config.max_positions)
+  params = jax.tree.map(np.asarray, jax.device_get(loaded.params))
+  weights.save(target, family, loaded.model, params, special, save)
+  return {"family": family, "source": loaded.source, "target": str(target), "parameters": _count(params)}
+
+
+def import_weights(source: Path, target: Path, fresh_heads: bool, pytorch_bin: bool) -> dict[str, Any]:
+  """Makes a workdir at step 0 of published weights: `init_from`, `predict.py` and `export` take it like any run.
+
+  Args:
+    fresh_heads: heads and pooler that the weights lack start from the seed; else they are an error.
+    pytorch_bin: read pytorch_model.bin where there is no safetensors file.
+  Raises:
+    InputError, WeightsError, ConfigError: the folder, its config or its tensors do not fit, or `target` is in use.
+  """
+  if target.exists() and any(target.iterdir()):
+    raise InputError(f"target {target}: is not empty, want a new folder")
+  found = weights.load(source, pytorch_bin=pytorch_bin)
+  tokenizer = load_tokenizer(source)
+  validate(tokenizer, found.model.config.vocab_size)
+  config = load(f"configs/{found.family}.py:base", _overrides(found.family, found.model.config))
+  setup = Setup.of(config, jax.devices()[:1])
+  stage = dataclasses.replace(setup.stages[0], batch_size=config.micro_batches)
+  state = Program(setup, stage, synthetic_batch(config, stage, 0)).fresh_state()
+  own = {path: np.asarray(leaf) for path, leaf in named_leaves(found.params).items()}
+  has = lambda part, paths: any(path.startswith(part) for path in paths)
+  absent = [part for part in PARTS if has(part, named_leaves(state.params)) and not has(part, own)]
+  if absent and not fresh_heads:
+    raise InputError(f"weights {source}: have no {', '.join(absent)}; --fresh_heads starts them from the seed")
+  state = dataclasses.replace(state, params=adopt(own, state.params, tuple(("", part) for part in absent)))
+  with Checkpoints(target / CHECKPOINTS, keep=1) as checkpoints:
+    meta = {"config": json.loads(to_json(config)), "data": "", "imported": str(source)}
+    checkpoints.save(state, meta, scheduled=True, permanent=True, wait=True)
+  write_config(target, config)
+  tokenizer.save(target / TOKENIZER)
+  for note in found.notes:
+    logging.info("weights %s: %s", source, note)
+  return {"family": found.family, "source": str(source), "target": str(target), "parameters": _count(own)}
+
+
+def _overrides(family: str, c: BertConfig) -> dict[str, Any]:
+  """Keys of the family's recipe that say what the weights are."""
+  keys = {
+    name: getattr(c, name)
+    for name in ("vocab_size", "layers", "hidden", "heads", "ffn", "max_positions", "types", "dropout",
+                 "attention_dropout", "activation", "norm_eps")
+  }  # fmt: skip
+  pair = {"albert": "sop"}.get(family, "nsp") if c.pooler else "none"  # the recipes keep a pooler for a pair decision
+  sharing = {"embedding": c.embedding, "groups": c.sharing.attention_groups, "inner": c.sharing.inner}
+  keys |= sharing if family == "albert" else {}
+  overrides = {f"model.{key}": value for key, value in keys.items()} | {"objective.pair": pair}
+  if c.max_positions < 512:  # the recipes' rows
+    shorter = {"data.length": c.max_positions, "data.max_predictions": max(1, round(0.15 * c.max_positions))}
+    overrides |= {"stages": (), **shorter}
+  return overrides
+
+
+def _count(params: Any) -> int:
+  return sum(int(leaf.size) for leaf in jax.tree.leaves(params))
