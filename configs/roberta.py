@@ -107,8 +107,6 @@ def _apply(config, chosen):
     config.data.static_masks = chosen["masks"] == "static"
   if chosen.get("masking") == "whole_word":
     config.data.masking = "whole_word"
-    config.data.mask_budget = "round"
-    config.data.mask_specials = False  # words have none
     config.data.replace_by = "word"  # mask_tokens_dataset.py: one draw a word
   if "batch" in chosen:
     config.batch_size = int(chosen["batch"])

@@ -37,7 +37,7 @@ glorot_uniform = nn.initializers.glorot_uniform()  # of layers to which the rele
 
 
 class ElectraError(ValueError):
-  """Sizes that contradict the way the networks are tied."""
+  """Choices that contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ElectraConfig(EncoderConfig):
     tie: what the networks share; see the module.
     two_towers: the generator reads the unmasked text, what is left and what is right of a token apart (Electric).
     heads_on_top: of `mlm` (generator: the masked token), `baseline` (generator: what a slot will cost the
-      discriminator), `rtd` (discriminator: replaced or not), `restore` (discriminator: the original token), `copy`
+      discriminator), `rtd` (discriminator: replaced or not), `restore` (discriminator: the original token), `gate`
       (discriminator: whether the token is the original).
   """
 
@@ -147,8 +147,8 @@ class Heads(nn.Module):
       self.rtd = DetectionHead(c)
     if "restore" in on_top:
       self.restore = masked_token_head(c)
-    if "copy" in on_top:
-      self.copy = Dense((c.hidden,), (1,), glorot_uniform, jnp.float32)
+    if "gate" in on_top:
+      self.gate = Dense((c.hidden,), (1,), glorot_uniform, jnp.float32)
 
 
 class Electra(nn.Module):
@@ -204,9 +204,9 @@ class Electra(nn.Module):
     """float32 logits [..., V'] of the original tokens at the discriminator's states [..., D]."""
     return self.heads.restore(hidden, self.embeddings.word.embedding)
 
-  def copy_logits(self, hidden: Array) -> Array:
+  def gate_logits(self, hidden: Array) -> Array:
     """float32 [...]: logits that the tokens at the discriminator's states [..., D] are the originals."""
-    return self.heads.copy(hidden)[..., 0]
+    return self.heads.gate(hidden)[..., 0]
 
   def everything(self, tokens: Tokens) -> None:
     """Touches every parameter once, for `init`."""
@@ -217,7 +217,7 @@ class Electra(nn.Module):
       "baseline": lambda: self.baseline_logits(states),
       "rtd": lambda: self.replaced_logits(hidden),
       "restore": lambda: self.restored_logits(hidden),
-      "copy": lambda: self.copy_logits(hidden),
+      "gate": lambda: self.gate_logits(hidden),
     }
     for name in on_top:
       uses[name]()
@@ -243,7 +243,7 @@ HEAD_AXES = {
   "restore": tuple((pattern.replace("/mlm/", "/restore/"), names) for pattern, names in MLM_AXES),
   "rtd": _logit_axes("rtd/(dense|output)"),
   "baseline": _logit_axes("baseline"),
-  "copy": _logit_axes("copy"),
+  "gate": _logit_axes("gate"),
 }
 
 # objective.target -> heads of the discriminator
@@ -251,7 +251,7 @@ TARGET_HEADS = {
   "all_tokens": ("rtd",),
   "masked": ("rtd",),
   "replace_mlm": ("restore",),
-  "all_tokens_mlm": ("restore", "copy"),
+  "all_tokens_mlm": ("restore", "gate"),
 }
 
 
@@ -259,22 +259,13 @@ def build(config: Any, dtype: Any) -> Electra:
   """The Electra of a resolved config; a generator is there if `objective.generator` names one that learns.
 
   Raises:
-    ElectraError: one network in both roles, but two sizes.
+    ElectraError: choices that contradict each other.
   """
   model, objective = config.model, config.objective
   common = common_fields(model, dtype) | {"embedding": model.embedding}
-  sizes = {
-    "layers": model.generator_layers, "hidden": model.generator_hidden, "heads": model.generator_heads,
-    "ffn": model.generator_ffn,
-  }  # fmt: skip
+  sizes = {name: model[f"generator_{name}"] for name in ("layers", "hidden", "heads", "ffn")}
   learns = objective.generator in ("mlm", "electric")
-  if learns and model.tie == "all":
-    for name, size in sizes.items():
-      if size != model[name]:
-        raise ElectraError(
-          f"model.generator_{name} is {size}, want model.{name} = {model[name]} where model.tie is all: one network "
-          "has one size"
-        )
+  _refuse_contradictions(model, objective, learns)
   generator = EncoderConfig(
     **common | sizes,
     projection=model.embedding != model.generator_hidden,
@@ -292,3 +283,27 @@ def build(config: Any, dtype: Any) -> Electra:
       heads_on_top=(*heads, *TARGET_HEADS[objective.target]),
     )
   )
+
+
+def _refuse_contradictions(model: Any, objective: Any, learns: bool) -> None:
+  kind, towers = objective.generator, objective.generator == "electric"
+  if learns and model.tie == "all":
+    for name in ("layers", "hidden", "heads", "ffn"):
+      got, want = model[f"generator_{name}"], model[name]
+      if got != want:
+        raise ElectraError(
+          f"model.generator_{name} is {got}, want model.{name} = {want} where model.tie is all: one network has one size"
+        )
+  problems = (
+    (towers and model.tie == "all", "model.tie is all, want embeddings or none"),
+    (towers and objective.target != "all_tokens", f"objective.target is {objective.target}, want all_tokens"),
+    (objective.adversarial and kind != "mlm", "objective.adversarial is True, want False"),
+    (objective.sample == "argmax" and not learns, "objective.sample is argmax, want softmax"),
+  )
+  for wrong, text in problems:
+    if wrong:
+      raise ElectraError(f"{text} where objective.generator is {kind}")
+  if objective.adversarial and "rtd" not in TARGET_HEADS[objective.target]:
+    raise ElectraError(
+      f"objective.target is {objective.target}, want all_tokens or masked where objective.adversarial is True"
+    )

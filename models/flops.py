@@ -98,7 +98,7 @@ def _electra(c: ElectraConfig, work: Work) -> float:
   if "rtd" in c.heads_on_top:
     flops += 2 * work.tokens * (c.hidden**2 + c.hidden)
   if "restore" in c.heads_on_top:
-    predictions = work.tokens if "copy" in c.heads_on_top else work.predictions
+    predictions = work.tokens if "gate" in c.heads_on_top else work.predictions
     flops += vocabulary_head(c.hidden, c.embedding, c.vocab_size, predictions)
   return flops
 

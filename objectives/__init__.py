@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import models
-from objectives import optimizers, replaced
+from objectives import optimizers
 from objectives.base import Objective
+from objectives.electric import ElectricObjective
 from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
+from objectives.replaced import ReplacedObjective
 
 BUILDERS: dict[str, Callable[..., Objective]] = {
-  "electra": replaced.build,
+  "electra": lambda model, objective: _electra(model, objective),
   "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
   "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
 }
@@ -20,6 +22,13 @@ BUILDERS: dict[str, Callable[..., Objective]] = {
 
 def _pair(objective: Any) -> str | None:
   return None if objective.pair == "none" else objective.pair
+
+
+def _electra(model: Any, o: Any) -> ReplacedObjective:
+  kind = ElectricObjective if o.generator == "electric" else ReplacedObjective
+  return kind(
+    model, o.target, o.generator, o.sample, o.temperature, o.disallow_correct, o.mlm_weight, o.rtd_weight, o.adversarial
+  )
 
 
 def build(config: Any) -> Objective:

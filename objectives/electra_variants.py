@@ -56,7 +56,7 @@ def _restore_selected(model: Electra, variables: dict, hidden: Array, corrupted:
 
 def _restore_all(model: Electra, variables: dict, hidden: Array, corrupted: Array, batch: Masked):
   logits = model.apply(variables, hidden, method="restored_logits")
-  gate = model.apply(variables, hidden, method="copy_logits")
+  gate = model.apply(variables, hidden, method="gate_logits")
   log_shares, hits = copy_mixture(logits, gate, corrupted, batch.tokens.ids)
   return -log_shares, {"restore": tally(hits, real(batch))}
 

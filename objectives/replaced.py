@@ -144,11 +144,3 @@ class ReplacedObjective:
       figures |= detection_figures(statistics["rtd"])
     tallies = {name: value for name, value in statistics.items() if name != "rtd"}
     return figures | {f"{name}_accuracy": rate(value) for name, value in tallies.items()}
-
-
-def build(model: Electra, objective: Any) -> ReplacedObjective:
-  """The objective of the `objective` group of a resolved config."""
-  return ReplacedObjective(
-    model, objective.target, objective.generator, objective.sample, objective.temperature, objective.disallow_correct,
-    objective.mlm_weight, objective.rtd_weight, objective.adversarial,
-  )  # fmt: skip

@@ -54,14 +54,9 @@ def test_shared_layers_compile_to_one_block(depth):
   assert not holds_stack(compiled("all", depth, 1), depth)
 
 
-def test_layers_of_their_own_have_an_array_of_all_copies():
-  """The same program otherwise: what the test above looks for is there where it should be."""
-  assert kernels(compiled("none", 6, 1))[0] == BLOCK + HEAD
-  assert holds_stack(compiled("none", 6, 1), 6)
-
-
 def test_unrolled_layers_compile_to_a_block_each():
-  """unroll = depth, BERT's fast form: a block's products more for each layer."""
+  """BERT's fast form, unroll = depth: the products of every layer, and an array of all copies of a weight."""
   products, fusions = kernels(compiled("none", 6, 6))
   assert products == 6 * BLOCK + HEAD
   assert fusions > 2 * kernels(compiled("all", 6, 1))[1]
+  assert holds_stack(compiled("none", 6, 6), 6)

@@ -15,10 +15,11 @@ from models import electra, flops
 from models.heads import replace_columns
 from models.paths import map_named, named_leaves
 from models.sharding import axis_names, make_mesh, row_sharding
-from objectives import replaced
+from objectives import BUILDERS
 from objectives.base import Draws
 from objectives.detection import BINS, detection_figures, histogram
 from objectives.optimizers import Optimizer, constant_schedule, sgd
+from objectives.replaced import ReplacedObjective
 from objectives.sampling import draw
 from objectives.state import State, init_opt, state_shardings
 from objectives.step import StepSettings, make_step
@@ -45,7 +46,7 @@ def make(**choices):
   for name, value in choices.items():
     {**dict.fromkeys(model, model), **dict.fromkeys(objective, objective)}[name][name] = value
   config = ConfigDict({"model": model, "objective": objective})
-  return replaced.build(electra.build(config, jnp.float32), config.objective)
+  return BUILDERS["electra"](electra.build(config, jnp.float32), config.objective)
 
 
 SAME_SIZES = {"embedding": 32, "generator_hidden": 32, "generator_heads": 4, "generator_ffn": 64, "generator_layers": 2}
@@ -183,7 +184,7 @@ def test_detection_reaches_the_generator_through_the_shared_tables_only():
 
 
 @dataclasses.dataclass(frozen=True)
-class Scripted(replaced.ReplacedObjective):
+class Scripted(ReplacedObjective):
   """A generator whose even slots are right and whose odd slots are the next word."""
 
   def choose(self, logits, labels, draws):
@@ -191,7 +192,7 @@ class Scripted(replaced.ReplacedObjective):
 
 
 def scripted(objective):
-  return Scripted(**{field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)})
+  return Scripted(**vars(objective))
 
 
 def oracle_detection(objective, params, batch):

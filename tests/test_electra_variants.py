@@ -11,11 +11,13 @@ from models.electra import ElectraError
 from models.heads import replace_columns
 from models.paths import named_leaves, split
 from objectives.electra_variants import adversarial_sums, copy_mixture
+from objectives.electric import ElectricObjective
 from objectives.state import copy_subtrees
 from tests.tenants import LENGTH, PREDICTIONS, ROWS, VOCAB
 from tests.test_electra import (
   PADDED,
   SAME_SIZES,
+  Scripted,
   batch_of,
   compiled,
   draws,
@@ -165,7 +167,7 @@ def test_replace_mlm_restores_selected_tokens_from_samples():
 
 def test_all_tokens_mlm_restores_every_token_and_may_copy():
   objective, batch = scripted(make(target="all_tokens_mlm")), batch_of()
-  logits, gate = second_network(objective, batch, "restored_logits", "copy_logits")
+  logits, gate = second_network(objective, batch, "restored_logits", "gate_logits")
   shares = np.exp(log_softmax(logits)) / (1 + np.exp(gate))[..., None]
   given, costs, right = np.asarray(corrupted_by_script(batch)), [], []
   for row, column in np.argwhere(batch.tokens.segments):
@@ -238,6 +240,72 @@ def test_adversarial_losses_are_reported_without_the_surrogate():
   assert set(plain) | {"baseline_loss"} == set(got)
   sums, _ = compiled(ADVERSARIAL)(params_of(ADVERSARIAL), batch_of())
   assert sums["policy"] == 0 and set(sums) == set(ADVERSARIAL.weights) == set(ADVERSARIAL.counts(batch_of()))
+
+
+# --- Electric -------------------------------------------------------------------------------------------------------
+
+ELECTRIC = make(generator="electric")
+
+
+def test_towers_propose_a_token_from_its_context_alone():
+  """The state that predicts a token depends on every other token of its example, on no other one, and not on itself."""
+  tokens, params = batch_of().tokens, params_of(ELECTRIC)
+  generate = jax.jit(lambda ids: ELECTRIC.model.apply({"params": params}, ids, tokens, method="generate"))
+  changed = np.array(tokens.ids)
+  changed[0, 4] = (changed[0, 4] + 1) % VOCAB
+  moved = np.asarray(jnp.abs(generate(changed) - generate(tokens.ids)).max(-1) > 0)
+  end = int((tokens.segments[0] == 1).sum())
+  assert end < LENGTH and not moved[1:].any()
+  assert moved[0, 1:4].all() and not moved[0, 4] and moved[0, 5 : end - 1].all() and not moved[0, end + 1 : -1].any()
+
+
+class ScriptedElectric(ElectricObjective):
+  choose = Scripted.choose
+
+
+def test_electric_judges_by_energy_proposal_and_share_of_noise():
+  """Log odds that a position holds noise, position by position; a right sample is noise as well."""
+  batch, params = batch_of(), params_of(ELECTRIC)
+  variables, model = {"params": params}, ELECTRIC.model
+  objective = ScriptedElectric(**vars(ELECTRIC))
+  given = np.asarray(corrupted_by_script(batch))
+  energies = np.asarray(model.apply(variables, given, batch.tokens, method="detect_logits"), np.float64)
+  states = model.apply(variables, batch.tokens.ids, batch.tokens, method="generate")
+  logs = log_softmax(np.asarray(model.apply(variables, states, method="generator_logits"), np.float64))
+  losses, words, right = [], [], 0
+  for row in range(ROWS):
+    segments = batch.tokens.segments[row]
+    columns = [c for c in range(1, LENGTH - 1) if segments[c] and segments[c - 1] == segments[c] == segments[c + 1]]
+    noisy = {int(c) for c, weight in zip(batch.positions[row], batch.weights[row], strict=True) if weight}
+    held = len(noisy & set(columns))
+    for c in columns:
+      odds = energies[row, c] + logs[row, c, given[row, c]] + np.log(held / (len(columns) - held))
+      losses.append(np.log1p(np.exp(-odds if c in noisy else odds)))
+      words.append(-logs[row, c, batch.tokens.ids[row, c]])
+      right += (odds > 0) == (c in noisy)
+  got = figures(objective, params)
+  assert got["rtd_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+  assert got["mlm_loss"] == pytest.approx(np.mean(words), rel=1e-5)
+  assert got["rtd_accuracy"] == pytest.approx(right / len(losses))
+
+
+CONTRADICTIONS = {
+  "model.tie is all, want embeddings or none where objective.generator is electric": {
+    "generator": "electric", "tie": "all", **SAME_SIZES
+  },
+  "objective.target is masked, want all_tokens where": {"generator": "electric", "target": "masked"},
+  "objective.adversarial is True, want False where objective.generator is uniform": {
+    "generator": "uniform", "adversarial": True
+  },
+  "objective.sample is argmax, want softmax where": {"generator": "unigram", "sample": "argmax"},
+  "objective.target is replace_mlm, want all_tokens or masked": {"adversarial": True, "target": "replace_mlm"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_choices_that_contradict_each_other_are_refused_by_name(message):
+  with pytest.raises(ElectraError, match=message):
+    make(**CONTRADICTIONS[message])
 
 
 def test_padded_words_are_never_proposed():

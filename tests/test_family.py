@@ -23,7 +23,7 @@ from objectives.base import Draws
 from objectives.losses import cross_entropy
 from objectives.masked import MaskedObjective
 from tests.tenants import BERT, ROWS, VOCAB, WIDTH, masked_batch
-from tests.test_packing_equivalence import inside_examples, terms, unpack
+from tests.test_packing_equivalence import inside_examples, unpack
 
 
 @functools.cache
@@ -118,6 +118,25 @@ def random_params(objective, batch):
 
 def apply(objective, params, *arrays, method=None):
   return jax.jit(lambda p, *a: objective.model.apply({"params": p}, *a, method=method))(params, *arrays)
+
+
+@functools.cache
+def differentiate(objective):
+  """(params, batch, {term: weight}) -> (sums, gradient of the weighted sum, counts), jitted."""
+
+  def total(params, batch, weights):
+    draws = Draws(jax.random.key(0), jnp.int32(0), jnp.int32(0), jnp.arange(ROWS))
+    sums, *_ = objective.sums(params, None, batch, draws, False)
+    return sum(weights[term] * sums[term] for term in sums), (sums, objective.counts(batch))
+
+  return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+def terms(objective, params, batch, **weights):
+  """(sums, gradient of their total, counts); `weights` picks some terms."""
+  weights = {term: weights.get(term, 0.0 if weights else 1.0) for term in objective.weights}
+  (_, (sums, counted)), gradient = differentiate(objective)(params, batch, weights)
+  return sums, gradient, counted
 
 
 def embedded(objective, params, tokens):
@@ -300,9 +319,7 @@ def test_spanbert_without_any_boundary_is_finite_and_trains_no_boundary_head():
 def test_spanbert_boundary_term_trains_its_head_and_what_lies_below():
   """The term alone: every leaf of its head, the places that were read, the encoder; nothing of the word head."""
   batch = span_batch(0)
-  params = random_params(SPANS, batch)
-  draws = Draws(jax.random.key(0), jnp.int32(0), jnp.int32(0), jnp.arange(ROWS))
-  gradient = jax.jit(jax.grad(lambda p: SPANS.sums(p, None, batch, draws, False)[0]["sbo"]))(params)
+  _, gradient, _ = terms(SPANS, random_params(SPANS, batch), batch, sbo=1.0)
   for path, leaf in named_leaves(gradient).items():
     assert path.startswith("heads/mlm/") == (not leaf.any()), path
   places = np.abs(gradient["heads"]["sbo"]["place"]["embedding"]).max(1) > 0
@@ -316,7 +333,7 @@ def test_spanbert_boundary_term_trains_its_head_and_what_lies_below():
 def unpack_spans(batch):
   """`unpack` with the boundaries of each example's spans moved along; other examples' slots have none."""
   alone, segments = unpack(batch), batch.tokens.segments
-  rows, numbers = np.repeat(np.arange(ROWS), 2), np.tile([1, 2], ROWS)
+  rows, numbers = np.repeat(np.arange(len(segments)), 2), np.tile([1, 2], len(segments))
   first = (segments[rows] == numbers[:, None]).argmax(1)[:, None, None]
   mine = np.take_along_axis(segments[rows], batch.positions[rows], 1) == numbers[:, None]
   edges = np.where((batch.edges[rows] >= 0) & mine[..., None], batch.edges[rows] - first, -1).astype(np.int32)
@@ -333,11 +350,13 @@ PACKED = {
 
 @pytest.mark.parametrize("case", PACKED)
 def test_packed_rows_equal_their_examples_alone(case):
+  """Half a batch of packed rows, filled up with empty ones so that one program serves both."""
   objective, make, take_apart = PACKED[case]
-  batch = make()
-  params = random_params(objective, batch)
-  sums, gradient, counted = terms(objective, params, batch)
-  alone, alone_gradient, alone_counted = terms(objective, params, take_apart(batch))
+  half = jax.tree.map(lambda leaf: leaf[: ROWS // 2], make())
+  params = random_params(objective, half)
+  packed = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf * 0]), half)
+  sums, gradient, counted = terms(objective, params, packed)
+  alone, alone_gradient, alone_counted = terms(objective, params, take_apart(half))
   for term in objective.weights:
     assert counted[term] == alone_counted[term] > 0
     np.testing.assert_allclose(sums[term], alone[term], rtol=1e-5)

@@ -121,9 +121,9 @@ class Masking:
         f"masking option strategy: got {self.strategy!r} and a store without annotations, want one with them; "
         "use span masking or a store that has them"
       )
-    if self.random_tokens == "unigram" and (unigram is None or len(unigram.cumulative) != vocab_size):
-      got = "no table" if unigram is None else f"one of {len(unigram.cumulative)} ids"
+    if self.random_tokens == "unigram" and (unigram is None or unigram.last >= vocab_size):
+      got = "no table" if unigram is None else f"one with id {unigram.last}"
       raise MaskError(
-        f"masking option random_tokens: got 'unigram' and {got}, want token counts of {vocab_size} ids; "
-        "count them in the corpus (Unigram.of)"
+        f"masking option random_tokens: got 'unigram' and {got}, want counts of ids below {vocab_size}; count the "
+        "tokens of the corpus (Unigram.of)"
       )

@@ -35,6 +35,11 @@ class Unigram:
       raise MaskError("unigram table: got no token that occurs, want counts of 0 or more and one above; count again")
     return cls(np.cumsum(counts))
 
+  @property
+  def last(self) -> int:
+    """The highest id that occurs."""
+    return int(np.searchsorted(self.cumulative, self.cumulative[-1]))
+
   def draw(self, keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
     """int64: an id for each word of the streams."""
     place = (draws.uniform(keys, counters) * self.cumulative[-1]).astype(np.int64)

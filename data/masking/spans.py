@@ -7,6 +7,7 @@ for all blocks that are not done at once, a span is drawn and its tokens masked 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -58,8 +59,14 @@ def annotated(rows: Rows, found: Candidates, options: Masking) -> np.ndarray:
   return _mask(blocks, len(found.flat), draw)
 
 
-def _mask(blocks: _Blocks, size: int, draw) -> np.ndarray:
-  """Attempts until every budget is spent; `draw` gives (starts, ends) among the candidates for the open blocks."""
+def _mask(blocks: _Blocks, size: int, draw: Callable[..., tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+  """Attempts until every budget is spent.
+
+  Args:
+    size: candidates.
+    draw: from the numbers of the open blocks, the counters of their attempts and bool[n], what is masked already, to
+      (starts, ends) of spans among the candidates.
+  """
   covered, left = np.zeros(size, bool), blocks.budgets.copy()
   open_, counters = np.flatnonzero(left > 0), ATTEMPT + blocks.number * BLOCK
   while open_.size:
@@ -94,8 +101,14 @@ def _blocks(rows: Rows, found: Candidates, options: Masking) -> _Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class _SpanWords:
-  """Words, the word of each candidate, the word behind the last one that a span from each may take in, and the table
-  of a span's length in words."""
+  """Words and where random spans of them may lie.
+
+  Attributes:
+    words: of the candidates.
+    of_candidate: int64[n], the word of each candidate.
+    reaches: int64[w], the word behind the last one that a span from each may take in.
+    lengths: table of a span's length in words.
+  """
 
   words: Words
   of_candidate: np.ndarray
