@@ -94,8 +94,9 @@ def train(
   leader = jax.process_index() == 0
   with RunLock(workdir) if leader else contextlib.nullcontext(), StopRequest() as stop:
     check_resume(workdir, config, allow_change)
-    setup = setup or Setup.of(config)
+    made = setup or Setup.of(config)  # what does not fit the devices ends the run before data is prepared
     feed = feed or CorpusFeed(config, workdir)
+    setup = setup or made.informed(feed.frequencies)
     program_at = program_finder(setup, feed.example)
     with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:
       beginning = start(setup, program_at, checkpoints, feed.fingerprint)

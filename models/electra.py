@@ -292,7 +292,7 @@ def _refuse_contradictions(model: Any, objective: Any, learns: bool) -> None:
       got, want = model[f"generator_{name}"], model[name]
       if got != want:
         raise ElectraError(
-          f"model.generator_{name} is {got}, want model.{name} = {want} where model.tie is all: one network has one size"
+          f"model.generator_{name} is {got}, want model.{name} = {want} where model.tie is all: one network, one size"
         )
   problems = (
     (towers and model.tie == "all", "model.tie is all, want embeddings or none"),

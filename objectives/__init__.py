@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import models
 from objectives import optimizers
 from objectives.base import Objective
@@ -31,9 +33,17 @@ def _electra(model: Any, o: Any) -> ReplacedObjective:
   )
 
 
-def build(config: Any) -> Objective:
-  """The objective of a resolved config, around its model."""
-  return BUILDERS[config.objective.name](models.build(config), config.objective)
+def build(config: Any, frequencies: np.ndarray | None = None) -> Objective:
+  """The objective of a resolved config, around its model.
+
+  Args:
+    frequencies: [V], how often words occur in the training corpus, for a generator that proposes words by them; where
+      it is not known (benchmarks), all alike.
+  """
+  objective = BUILDERS[config.objective.name](models.build(config), config.objective)
+  if isinstance(objective, ReplacedObjective) and objective.generator == "unigram":
+    objective = objective.with_frequencies(np.ones(config.model.vocab_size) if frequencies is None else frequencies)
+  return objective
 
 
 def build_optimizer(config: Any) -> Optimizer:

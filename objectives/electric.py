@@ -1,8 +1,8 @@
 """Electric (Clark et al. 2020b): ELECTRA as noise-contrastive estimation of how likely a token is in its context.
 
 The generator reads the unmasked text in two towers and so proposes a distribution q for every token from its context.
-The discriminator's score is an energy E: a position holds noise with log odds E + log q(token) + log(p / (1 - p)), where
-p is the share of positions that hold noise. What was sampled is noise, even where it equals the original.
+The discriminator's score is an energy E: a position holds noise with log odds E + log q(token) + log(p / (1 - p)),
+where p is the share of positions that hold noise. What was sampled is noise, even where it equals the original.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ torch and transformers are imported by the functions that need them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -125,6 +126,7 @@ def random_params(model: Any, seed: int = 0) -> dict:
   return map_named(lambda path, leaf: np.float32(rng.normal(path.endswith("scale"), 0.1, leaf.shape)), shapes_of(model))
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Example:
   """Padded rows of odd lengths in two halves, and columns [B, P] to predict. No real token is the padding's id."""
@@ -161,7 +163,11 @@ def outputs(model: Any, params: Any, given: Example) -> dict[str, jax.Array]:
   if "rtd" in config.heads_on_top:
     found["replaced"] = apply(hidden, method="replaced_logits") * given.real
   if "mlm" in config.heads_on_top:
-    found["words"] = apply(tokens.ids, tokens, given.columns, method="fill_logits")[..., : config.vocab_size]
+    if isinstance(model, Electra):
+      words = apply(tokens.ids, tokens, given.columns, method="fill_logits")
+    else:
+      words = apply(hidden, given.columns, method="token_logits")
+    found["words"] = words[..., : config.vocab_size]
   return found
 
 
@@ -173,13 +179,17 @@ def cotangents(found: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def ours(case: Case, params: Any, given: Example) -> tuple[dict[str, np.ndarray], dict]:
   """Outputs, and the gradient of their weighted sum."""
+  gradients, found = jax.device_get(_ours(case.model, params, given))
+  return found, gradients
 
+
+@functools.partial(jax.jit, static_argnums=0)
+def _ours(model, params, given):
   def scalar(params):
-    found = outputs(case.model, params, given)
+    found = outputs(model, params, given)
     return sum(jnp.sum(found[name] * weight) for name, weight in cotangents(found).items()), found
 
-  gradients, found = jax.jit(jax.grad(scalar, has_aux=True))(params)
-  return jax.device_get(found), jax.device_get(gradients)
+  return jax.grad(scalar, has_aux=True)(params)
 
 
 def table_of(case: Case) -> Table:

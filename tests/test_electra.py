@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data.synthetic import synthetic_batch
@@ -278,12 +279,24 @@ def test_the_ends_of_the_unit_interval_draw_no_padding(uniform):
 def test_samples_of_a_row_do_not_depend_on_the_other_rows():
   objective, batch = make(), batch_of()
   logits = jax.random.normal(jax.random.key(0), (ROWS, PREDICTIONS, PADDED))
-  whole = objective.choose(logits, batch.labels, draws())
-  some = np.array([3, 11, 7])
-  part = objective.choose(logits[some], batch.labels[some], dataclasses.replace(draws(), rows=jnp.asarray(some)))
-  np.testing.assert_array_equal(part, whole[some])
-  later = objective.choose(logits, batch.labels, dataclasses.replace(draws(), cursor=jnp.int32(4)))
+  choose = jax.jit(lambda logits, rows, cursor: objective.choose(
+    logits, batch.labels[: len(rows)], dataclasses.replace(draws(), rows=rows, cursor=cursor)
+  ))  # fmt: skip
+  whole, some = choose(logits, jnp.arange(ROWS), 0), np.array([3, 11, 7])
+  np.testing.assert_array_equal(choose(logits[some], jnp.asarray(some), 0), whole[some])
+  later = choose(logits, jnp.arange(ROWS), 4)
   assert (later != whole).mean() > 0.5
+
+
+def test_sampling_from_a_sharded_vocabulary_gathers_no_logits():
+  """Devices exchange the masses of 128 runs and one run for each slot, never the vocabulary."""
+  mesh = make_mesh(4, 2)
+  shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
+  where = NamedSharding(mesh, PartitionSpec("data", None, "model")), row_sharding(mesh)
+  program = jax.jit(draw, in_shardings=where).lower(shape(8, 5, 128 * 48), shape(8, 5, 2)).compile()
+  exchanged = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all|reduce-scatter|collective)", program.as_text())
+  sizes = {max(map(int, dims.split(","))) for dims in exchanged}
+  assert {128, 48} <= sizes and max(sizes) == 128
 
 
 def test_temperature_sharpens_and_argmax_takes_the_likeliest():

@@ -180,17 +180,18 @@ def test_all_tokens_mlm_restores_every_token_and_may_copy():
   assert got["restore_accuracy"] == pytest.approx(np.mean(right))
 
 
-@pytest.mark.parametrize("gate", [-200.0, 0.0, 200.0])
-def test_the_copy_gate_is_finite_in_log_space(gate):
+def test_the_copy_gate_is_finite_in_log_space():
   """Shares that a float32 cannot hold: the loss is exact and has a finite gradient, copied or not."""
-  logits, labels = jnp.array([[80.0, -80.0, 0.0]] * 2), jnp.array([1, 1])
-  given = jnp.array([1, 2])
-  loss = lambda logits, gates: -copy_mixture(logits, gates, given, labels)[0]
-  got = loss(logits, jnp.full(2, gate))
-  written = 160 + np.logaddexp(0, gate)
-  np.testing.assert_allclose(got, [-np.logaddexp(-np.logaddexp(0, -gate), -written), written], rtol=1e-6, atol=1e-6)
-  for slope in jax.grad(lambda *x: loss(*x).sum(), argnums=(0, 1))(logits, jnp.full(2, gate)):
-    assert jnp.isfinite(slope).all()
+  gates = np.array([-200.0, 0.0, 200.0], np.float32)
+  logits = jnp.array([80.0, -80.0, 0.0])
+  loss = lambda gate, given: -copy_mixture(logits, gate, given, jnp.array(1))[0]
+  everywhere = jax.jit(jax.vmap(jax.vmap(jax.value_and_grad(loss), (None, 0)), (0, None)))
+  got, slopes = everywhere(gates, jnp.array([1, 2]))
+  written = 160 + np.logaddexp(0, gates)
+  copied = -np.logaddexp(-np.logaddexp(0, -gates), -written)
+  np.testing.assert_allclose(got, np.stack([copied, written], 1), rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(slopes[:, 1], jax.nn.sigmoid(gates), atol=1e-6)
+  assert np.isfinite(slopes).all() and slopes[1, 0] == pytest.approx(-0.5)
 
 
 # --- adversarial training -------------------------------------------------------------------------------------------
@@ -208,16 +209,13 @@ def surrogate(logits, samples, costs, states=None):
 def test_the_policy_term_is_zero_and_its_gradient_raises_the_expected_reward():
   """Summed over all samples by their probability, the gradient is minus that of the expected reward, exactly."""
   logits, rewards = jax.random.normal(jax.random.key(0), (1, 6)), jnp.arange(6.0)
+  term = lambda x, word, reward: surrogate(x[None], word.reshape(1, 1), reward.reshape(1, 1))["policy"]
+  of_each_sample = jax.jit(jax.vmap(jax.value_and_grad(term), (None, 0, 0)))
+  values, slopes = of_each_sample(logits, jnp.arange(6), rewards)
   q = jax.nn.softmax(logits)[0]
-  total = 0.0
-  for word in range(6):
-    samples = jnp.array([[word]])
-    term = lambda x, s=samples, r=rewards[word]: surrogate(x[None], s, r.reshape(1, 1))["policy"]
-    value, slope = jax.value_and_grad(term)(logits)
-    assert value == 0
-    total += q[word] * slope
-  want = jax.grad(lambda x: -(jax.nn.softmax(x)[0] * rewards).sum())(logits)
-  np.testing.assert_allclose(total, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(values, 0)
+  want = -q * (rewards - (q * rewards).sum())  # minus the gradient of sum q r
+  np.testing.assert_allclose(jnp.einsum("s,sbv->v", q, slopes), want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_baseline_learns_the_probability_of_a_right_judgement_and_reaches_its_own_head_alone():

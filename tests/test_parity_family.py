@@ -67,7 +67,7 @@ def test_transformers_other_attention_computes_the_same(name, tmp_path):
   compare(case, params, from_pretrained(tmp_path / "export", attention="sdpa"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "_shared_" not in name])
 def test_models_of_transformers_compute_the_same_here(name, tmp_path):
   """Saved by transformers, loaded here; saved again, transformers has the same weights bit for bit."""
   case, model = CASES[name], their_random(CASES[name])

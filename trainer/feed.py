@@ -47,7 +47,10 @@ class Feed(Protocol):
 
 
 class CorpusFeed:
-  """Masked batches of a corpus that is prepared in `data.dir` (empty: WORKDIR/data) when it is not there yet."""
+  """Masked batches of a corpus that is prepared in `data.dir` (empty: WORKDIR/data) when it is not there yet.
+
+  frequencies: int [V], how often words occur in its training split.
+  """
 
   def __init__(self, config: Any, workdir: Path):
     self._config, data = config, config.data
@@ -65,7 +68,7 @@ class CorpusFeed:
     tokenizers.validate(self.tokenizer, config.model.vocab_size)
     self.fingerprint = self.card["fingerprint"]
     self._tables, self._stores = directory / "tables", {s: open_store(directory, s) for s in self.card["splits"]}
-    counts = unigram_counts(self._stores["train"], config.model.vocab_size)
+    self.frequencies = counts = unigram_counts(self._stores["train"], config.model.vocab_size)
     self._unigram = Unigram.of(counts) if data.random_tokens == "unigram" else None
     # add-one smoothing: a held-out token that training never shows still has a finite cost
     self._log_frequency = np.log((counts + 1.0) / (counts.sum() + len(counts)))

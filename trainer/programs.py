@@ -38,6 +38,11 @@ class Setup:
     return Setup(config, objectives.build(config), objectives.build_optimizer(config), mesh, stages(config))
 
 
+  def informed(self, frequencies: np.ndarray) -> Setup:
+    """This, with an objective that knows how often words occur in the training corpus (int [V])."""
+    return dataclasses.replace(self, objective=objectives.build(self.config, frequencies))
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """One stage, compiled on first use."""
