@@ -82,7 +82,7 @@ class Embeddings(nn.Module):
 
   def setup(self):
     c = self.config
-    self.word = Table(c.padded_vocab, c.embedding, c.init, c.zero_padding)
+    self.word = Table(c.padded_vocab, c.embedding, c.init, c.zero_padding, c.vocab_size)
     self.position = Table(c.max_positions + c.position_offset, c.embedding, c.init, c.zero_padding)
     if c.types:
       self.type = Table(c.types, c.embedding, c.init)

@@ -179,13 +179,15 @@ class Table(nn.Module):
   width: int
   init: Init
   zero_row: int | None = None  # a row that starts at zero (RoBERTa's padding)
+  used: int | None = None  # rows from here on only pad the table: zeros, which no norm of it should count
 
   def setup(self):
     self.embedding = self.param("embedding", self._start)
 
   def _start(self, key: Array) -> Array:
     table = self.init(key, (self.rows, self.width))
-    return table if self.zero_row is None else table.at[self.zero_row].set(0.0)
+    table = table if self.zero_row is None else table.at[self.zero_row].set(0.0)
+    return table if self.used is None else table.at[self.used :].set(0.0)
 
   def __call__(self, ids: Array) -> Array:
     return jnp.take(self.embedding, ids, axis=0)

@@ -123,7 +123,10 @@ PAIRS = {
 def random_params(model: Any, seed: int = 0) -> dict:
   """NumPy parameters without zeros and ones, so that every bias and scale shows; logits stay of the order of 1."""
   rng = np.random.default_rng(seed)
-  return map_named(lambda path, leaf: np.float32(rng.normal(path.endswith("scale"), 0.1, leaf.shape)), shapes_of(model))
+  return map_named(lambda path, leaf: np.float32(rng.normal(path.endswith("scale"), 0.1, leaf.shape)), shapes(model))
+
+
+shapes = functools.cache(shapes_of)
 
 
 @jax.tree_util.register_dataclass
@@ -277,14 +280,14 @@ def theirs(model: Any, given: Example) -> tuple[dict[str, Any], dict[str, np.nda
 
 def in_our_layout(tensors: dict[str, np.ndarray], table: Table, model: Any) -> dict[str, np.ndarray]:
   """Gradients by transformers' names -> {path of ours: gradient}; copies of one row add up."""
-  shapes, sizes, found = named_leaves(shapes_of(model)), model.table_sizes(), {}
+  leaves, sizes, found = named_leaves(shapes(model)), model.table_sizes(), {}
   renamed = {}
   for name, tensor in tensors.items():
     for pattern, replacement in table.renames:
       name = re.sub(pattern, replacement, name)
     renamed[name] = tensor
   for entry in table.entries:
-    shape = shapes[entry.path].shape
+    shape = leaves[entry.path].shape
     own = shape if entry.rows is None else shape[1:]
     rows = np.zeros((1 if entry.rows is None else shape[0], *own), np.float32)
     for name, row in zip(entry.names, entry.rows or (0,)):

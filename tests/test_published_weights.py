@@ -19,7 +19,6 @@ from models.published.errors import WeightsError
 from models.published.names import to_published
 from models.published.parts import TABLES, shapes_of
 from models.published.releases import from_tensorflow
-from models.sharding import count_parameters
 from models.stack import Sharing
 from tests.fixtures.write_tf_checkpoint import BERT, bert_arrays
 from tests.parity_models import CASES, OWN_CASES, PAIRS, VOCAB, Case, random_params
@@ -187,8 +186,8 @@ def test_configs_of_other_models_are_refused(change, message, folder):
 def test_keys_that_a_config_leaves_out_have_the_values_of_transformers(tmp_path):
   for name in ("bert", "roberta_typed", "albert", "electra_discriminator"):
     save(CASES[name], tmp_path / name)
-    keys = ("hidden_act", "layer_norm_eps", "initializer_range", "pad_token_id", "hidden_dropout_prob", "type_vocab_size")
-    edit_config(tmp_path / name, **dict.fromkeys((*keys, "attention_probs_dropout_prob")))
+    keys = ["hidden_act", "layer_norm_eps", "initializer_range", "pad_token_id", "type_vocab_size"]
+    edit_config(tmp_path / name, **dict.fromkeys([*keys, "hidden_dropout_prob", "attention_probs_dropout_prob"]))
   edit_config(tmp_path / "roberta_typed", type_vocab_size=1)
   config = {name: weights.load(tmp_path / name).model.config for name in ("bert", "roberta_typed", "albert")}
   assert [c.dropout for c in config.values()] == [0.1, 0.1, 0.0]
@@ -263,7 +262,7 @@ def test_networks_of_two_trainings_are_no_pair(tmp_path):
   mixed = tmp_path / "mixed"
   shutil.copytree(tmp_path / "first" / "discriminator", mixed / "discriminator")
   shutil.copytree(tmp_path / "second" / "generator", mixed / "generator")
-  with pytest.raises(WeightsError, match="differ in embeddings/norm/bias, .*, which they share; want two networks of o"):
+  with pytest.raises(WeightsError, match="differ in embeddings/norm/bias, .*, which they share; want two"):
     weights.load(mixed)
   edit_config(mixed / "generator", electra_tie="none")
   with pytest.raises(WeightsError, match="electra_tie is embeddings, none, want embeddings, all or none in both"):
@@ -301,7 +300,6 @@ def test_two_towers_have_no_published_layout(tmp_path):
   ],
 )  # fmt: skip
 def test_every_recipes_model_has_a_name_for_every_parameter(recipe, variant):
-  """And the published tensors have as many values as the parameters, less what is tied or fixed."""
   config = recipe.get_config(variant)
   model = build(config)
   if config.model.name == "electra":
@@ -315,10 +313,6 @@ def test_every_recipes_model_has_a_name_for_every_parameter(recipe, variant):
 # --- TensorFlow releases ----------------------------------------------------------------------------------------------
 
 SLOT = np.zeros((2, 2), np.float32)
-RELEASED = {
-  "bert": ("bert_config.json", {"hidden_act": "gelu"}),
-  "albert": ("albert_config.json", {"hidden_act": "gelu"}),
-}
 
 
 def tensorflow(case):
@@ -364,16 +358,138 @@ def test_tensors_of_bert_and_albert_releases_become_the_parameters(name, activat
   assert_same(params, from_tensorflow(module, tmp_path, "release").params)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "discriminator"])
+@pytest.mark.parametrize("name", ["electra", "electra_tied", "electra_untied", "electra_narrow", "discriminator"])
 def test_tensors_of_electra_releases_become_the_parameters(name, tmp_path):
-  case = PAIRS[name] if name in PAIRS else CASES["electra_discriminator"]
-  if {"baseline", "restore"} & set(case.model.config.heads_on_top):
-    return
+  """Sizes are those of the tensors; heads are 64 wide, one here, as no tensor tells them."""
+  case = CASES["electra_discriminator"] if name == "discriminator" else PAIRS[name]
   tensors, params = tensorflow(case)
   found = from_tensorflow(tensors | {"generator_predictions/temperature": SLOT}, tmp_path, "release")
-  heads = lambda c: dataclasses.replace(c, heads=1, generator=c.generator and dataclasses.replace(c.generator, heads=1))
-  assert found.model.config == dataclasses.replace(
-    heads(case.model.config), dropout=0.1, attention_dropout=0.1,
-    generator=found.model.config.generator,
-  )
+  told = lambda c: c and dataclasses.replace(c, heads=1, dropout=0.1, attention_dropout=0.1)
+  want = told(case.model.config)
+  assert found.model.config == dataclasses.replace(want, generator=told(want.generator))
   assert_same(params, found.params)
+  assert "discriminator: sizes are the tensors', 1 heads by the width of released ones" in found.notes
+
+
+LAYER = ("attention/output/dense", "attention/self/key", "attention/self/query", "attention/self/value")
+DENSE, NORM = ("kernel", "bias"), ("gamma", "beta")
+
+
+def named(prefix, denses=(), norms=(), tensors=()):
+  """{prefix/name/kernel, bias, gamma, beta}"""
+  parts = [f"{name}/{last}" for names, lasts in ((denses, DENSE), (norms, NORM)) for name in names for last in lasts]
+  return {f"{prefix}/{name}" for name in (*parts, *tensors)}
+
+
+EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+BLOCK = {
+  "denses": (*LAYER, "intermediate/dense", "output/dense"),
+  "norms": ("attention/output/LayerNorm", "output/LayerNorm"),
+}
+PREDICTIONS = {"denses": ("transform/dense",), "norms": ("transform/LayerNorm",), "tensors": ("output_bias",)}
+PAIR = {"cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"}
+SHARED_BLOCK = {
+  "denses": (
+    "attention_1/self/query", "attention_1/self/key", "attention_1/self/value", "attention_1/output/dense",
+    "ffn_1/intermediate/dense", "ffn_1/intermediate/output/dense",
+  ),
+  "norms": ("LayerNorm", "LayerNorm_1"),
+}  # fmt: skip
+
+
+def test_names_are_those_of_the_released_checkpoints():
+  """Written out here once more, as the released code's variable scopes spell them."""
+  cases = {"bert": CASES["bert"], "albert": CASES["albert"], "both": PAIRS["electra"]}
+  got = {name: set(tensorflow(case)[0]) for name, case in cases.items()}
+  layers = [named(f"bert/encoder/layer_{i}", **BLOCK) for i in range(3)]
+  heads = named("bert/pooler", ("dense",)) | named("cls/predictions", **PREDICTIONS) | PAIR
+  tables = named("bert/embeddings", (), ("LayerNorm",), EMBEDDINGS)
+  assert got["bert"] == tables.union(*layers) | heads
+  block = named("bert/encoder/transformer/group_0/inner_group_0", **SHARED_BLOCK)
+  assert got["albert"] == tables | named("bert/encoder", ("embedding_hidden_mapping_in",)) | block | heads
+  want = named("electra/embeddings", (), ("LayerNorm",), EMBEDDINGS)
+  for scope, depth in (("electra", 3), ("generator", 2)):
+    want |= named(scope, ("embeddings_project",))
+    want = want.union(*(named(f"{scope}/encoder/layer_{i}", **BLOCK) for i in range(depth)))
+  want |= named("generator_predictions", ("dense",), ("LayerNorm",), ("output_bias",))
+  assert got["both"] == want | named("discriminator_predictions", ("dense", "dense_1"))
+
+
+def test_layouts_are_those_of_the_released_checkpoints():
+  tensors, params = tensorflow(CASES["bert"])
+  block = {name: leaf[1] for name, leaf in named_leaves(params["layers"]).items()}
+  layer = "bert/encoder/layer_1"
+  for name, want in {
+    f"{layer}/attention/self/query/kernel": block["attention/query/kernel"].reshape(42, 42),
+    f"{layer}/attention/self/query/bias": block["attention/query/bias"].reshape(42),
+    f"{layer}/attention/output/dense/kernel": block["attention/output/kernel"].reshape(42, 42),
+    f"{layer}/intermediate/dense/kernel": block["ffn/up/kernel"],
+    "cls/seq_relationship/output_weights": params["heads"]["pair"]["kernel"].T,
+    "bert/embeddings/word_embeddings": params["embeddings"]["word"]["embedding"][:VOCAB],
+  }.items():
+    np.testing.assert_array_equal(tensors[name], want, err_msg=name)
+
+
+def test_a_checkpoint_that_tensorflow_wrote_becomes_a_model():
+  """One layer in two data files, with an optimiser's slots; pooler and heads in bfloat16."""
+  want = {name: x.astype(np.float32) for part in bert_arrays() for name, x in part.items() if "adam" not in name}
+  for path in (BERT, BERT / "bert_model.ckpt"):
+    found = weights.load_tensorflow(path)
+    c = found.model.config
+    assert (c.vocab_size, c.hidden, c.heads, c.layers, c.max_positions) == (17, 8, 2, 1, 11)
+    assert c.pooler and c.heads_on_top == ("mlm", "pair") and found.notes == ("9 bfloat16 tensors widened to float32",)
+    tensors = to_published(found.params, tables.bert(c, tables.TENSORFLOW), found.model.table_sizes())
+    assert tensors.keys() == want.keys() - {"global_step"}
+    assert [name for name, x in tensors.items() if x.tobytes() != want[name].tobytes()] == []
+
+
+def test_a_checkpoint_becomes_a_folder_in_hugging_faces_layout(tmp_path):
+  found = weights.load_tensorflow(BERT)
+  weights.save(tmp_path / "x", found.family, found.model, found.params, CASES["bert"].special)
+  again = weights.load(tmp_path / "x")
+  assert again.model == found.model
+  assert jax.tree.all(jax.tree.map(np.array_equal, again.params, found.params))
+
+
+def test_without_a_config_sizes_are_those_of_the_tensors(tmp_path):
+  for file in BERT.glob("*ckpt*"):
+    shutil.copy(file, tmp_path)
+  found = weights.load_tensorflow(tmp_path)
+  assert (found.model.config.hidden, found.model.config.layers, found.model.config.heads) == (8, 1, 1)
+  assert found.notes[1:] == (
+    "no bert_config.json: sizes are the tensors', 1 heads by the width of released ones",
+  )
+  tensors, _ = tensorflow(CASES["albert"])
+  with pytest.raises(WeightsError, match="weights release: has no albert_config.json beside it, want it"):
+    from_tensorflow(tensors, tmp_path, "release")
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("{", "albert_config.json: cannot be read"),
+    ("[]", "albert_config.json: got a list, want a JSON object"),
+    ('{"hidden_act": "silu"}', "albert_config.json: hidden_act is 'silu', want one of gelu, relu"),
+    ('{"hidden_act": "gelu"}', "has no vocab_size, want the whole file"),
+  ],
+)
+def test_damaged_configs_of_releases_are_refused(config, message, tmp_path):
+  (tmp_path / "albert_config.json").write_text(config)
+  with pytest.raises(WeightsError, match=message):
+    from_tensorflow(tensorflow(CASES["albert"])[0], tmp_path, "release")
+
+
+def test_checkpoints_that_are_not_whole_are_refused(tmp_path):
+  tensors, _ = tensorflow(CASES["bert"])
+  write_config(CASES["bert"], tmp_path, "gelu")
+  del tensors["bert/encoder/layer_1/output/dense/bias"]
+  with pytest.raises(WeightsError, match=r"1 problem\): missing bert/encoder/layer_1/output/dense/bias float32\[42\]"):
+    from_tensorflow(tensors | {"bert/x/kernel/adam_m": SLOT, "global_step": np.array(3)}, tmp_path, "release")
+  with pytest.raises(WeightsError, match="has no electra/embeddings/word_embeddings, want a whole checkpoint"):
+    from_tensorflow({"electra/encoder/layer_0/intermediate/dense/kernel": SLOT}, tmp_path, "release")
+  with pytest.raises(WeightsError, match=r"got none, want one checkpoint \(X.index\)"):
+    weights.load_tensorflow(tmp_path)
+  for name in ("a.index", "b.index"):
+    (tmp_path / name).touch()
+  with pytest.raises(WeightsError, match="got a.index, b.index, want one checkpoint"):
+    weights.load_tensorflow(tmp_path)
