@@ -1,6 +1,7 @@
 """Times the real train step of any recipe on synthetic batches, or compiles it for accelerators that are not here.
 
     python benchmark.py --config=configs/bert.py:base [--config.key=value ...] [--steps=20] [--warmup=5]
+    python benchmark.py --config=configs/albert.py:base --inference    the encoder alone, forward
     python benchmark.py --config=configs/bert.py:large --compile_only=tpu:v5e:4x4
 
 Runs without grain, tensorflow-datasets or tokenizers. The last line on stdout is one JSON object; progress goes to
@@ -15,6 +16,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -29,7 +31,7 @@ from models.sharding import ShardingError
 from trainer import chips, compile_only
 from trainer.command import USER_ERROR, Flag, parse_or_exit
 from trainer.host_memory import keep_freed_memory
-from trainer.programs import Program, Setup
+from trainer.programs import Program, Setup, parameter_counts
 from trainer.rules import ConfigError
 
 FLAGS = (
@@ -37,6 +39,7 @@ FLAGS = (
   Flag("warmup", 5, "steps before the clock starts, at least 1"),
   Flag("stage", 0, "stage of the recipe, counted from 0"),
   Flag("full_rows", False, "rows without padding; else lengths as in Wikipedia"),
+  Flag("inference", False, "time the encoder on the batch's tokens, forward only, in place of the train step"),
   Flag("compile_only", "", "tpu:TOPOLOGY (tpu:v5e:4x4) or gpu:h100: compile for it and report, time nothing"),
 )
 WINDOWS = 5
@@ -53,7 +56,8 @@ def main() -> int:
     target = compile_only.devices(flags.compile_only) if flags.compile_only else jax.devices()
     setup = Setup.of(command.config, target)
     program = _program(setup, flags)
-    figures = compiled(program, flags.compile_only) if flags.compile_only else timed(program, flags)
+    run = inference if flags.inference else timed
+    figures = compiled(program, flags.compile_only) if flags.compile_only else run(program, flags)
   except (ConfigError, ShardingError, compile_only.TargetError) as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return USER_ERROR
@@ -62,6 +66,8 @@ def main() -> int:
 
 
 def _check(flags: Any) -> None:
+  if flags.inference and flags.compile_only:
+    raise ConfigError("flags --inference and --compile_only: got both, want one; compile_only reports the train step")
   for name, low in (("steps", 1), ("warmup", 1), ("stage", 0)):
     if getattr(flags, name) < low:
       raise ConfigError(f"flag --{name}: got {getattr(flags, name)}, want at least {low}")
@@ -112,21 +118,14 @@ def timed(program: Program, flags: Any) -> dict[str, Any]:
   executable = program.step.lower(program.abstract_state, batches[0]).compile()
   compile_s = time.perf_counter() - start
   state, first = executable(program.fresh_state(), batches[0])
-  for n in range(1, flags.warmup):
+  report = first
+
+  def step(n: int) -> Any:
+    nonlocal state, report
     state, report = executable(state, batches[n % BATCHES])
-  jax.block_until_ready(state)
-  windows, dispatch, size, done = [], [], max(1, flags.steps // WINDOWS), 0
-  while done < flags.steps:
-    steps = min(size, flags.steps - done)
-    begin = time.perf_counter()
-    for n in range(done, done + steps):
-      state, report = executable(state, batches[n % BATCHES])
-      if n == done:  # later calls may wait for the device's queue
-        dispatch.append(time.perf_counter() - begin)
-    jax.block_until_ready(state)
-    windows.append((time.perf_counter() - begin) / steps)
-    done += steps
-    _progress(f"{done}/{flags.steps} steps, {1e3 * windows[-1]:.1f} ms a step")
+    return state
+
+  windows, dispatch = _windows(step, flags)
   losses = [_loss(program, jax.device_get(r)) for r in (first, report)]
   return {
     "compile_s": round(compile_s, 2),
@@ -137,17 +136,66 @@ def timed(program: Program, flags: Any) -> dict[str, Any]:
   }
 
 
+def inference(program: Program, flags: Any) -> dict[str, Any]:
+  """Time, throughput and memory of the encoder's forward pass on the tokens of BATCHES synthetic batches."""
+  setup, stage = program.setup, program.stage
+  hosts = [synthetic_batch(setup.config, stage, n, flags.full_rows) for n in range(BATCHES)]
+  batches = [program.place(host).tokens for host in hosts]
+  params, model = program.fresh_state().params, setup.objective.model
+  encode = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens.ids, tokens).hidden)
+  _progress(f"compiling on {jax.devices()[0].device_kind}")
+  start = time.perf_counter()
+  executable = encode.lower(params, batches[0]).compile()
+  compile_s = time.perf_counter() - start
+  jax.block_until_ready(executable(params, batches[0]))
+  windows, dispatch = _windows(lambda n: executable(params, batches[n % BATCHES]), flags)
+  valid, slots = (sum(getattr(flops.count(host), name) for host in hosts) / BATCHES for name in ("tokens", "slots"))
+  median = statistics.median(windows)
+  return {
+    "inference": True,
+    "compile_s": round(compile_s, 2),
+    "dispatch_ms": round(1e3 * statistics.median(dispatch), 3),
+    "parameter_bytes": 4 * sum(parameter_counts(setup, params).values()),
+    "step_ms": {name: round(1e3 * t, 3) for name, t in _extremes(windows).items()},
+    "tokens_per_s": round(slots / median, 1),
+    "valid_tokens_per_s": round(valid / median, 1),
+    **_memory(executable),
+  }
+
+
+def _windows(step: Callable[[int], Any], flags: Any) -> tuple[list[float], list[float]]:
+  """(seconds a step in each window, seconds of each window's first call) of step(n) after the warm-up."""
+  for n in range(1, flags.warmup):
+    jax.block_until_ready(step(n))
+  windows, dispatch, size, done = [], [], max(1, flags.steps // WINDOWS), 0
+  while done < flags.steps:
+    steps = min(size, flags.steps - done)
+    begin = time.perf_counter()
+    for n in range(done, done + steps):
+      last = step(n)
+      if n == done:  # later calls may wait for the device's queue
+        dispatch.append(time.perf_counter() - begin)
+    jax.block_until_ready(last)
+    windows.append((time.perf_counter() - begin) / steps)
+    done += steps
+    _progress(f"{done}/{flags.steps} steps, {1e3 * windows[-1]:.1f} ms a step")
+  return windows, dispatch
+
+
+def _extremes(windows: list[float]) -> dict[str, float]:
+  return {"median": statistics.median(windows), "min": min(windows), "max": max(windows)}
+
+
 def _throughput(program: Program, hosts: list[Any], windows: list[float]) -> dict[str, Any]:
   """Rates at the median window. valid_tokens and FLOPs are those of real tokens; tokens counts padding too."""
   works = [flops.count(host) for host in hosts]
   valid, slots = (sum(getattr(w, name) for w in works) / len(works) for name in ("tokens", "slots"))
   model_flops = statistics.mean(flops.step_flops(program.setup.objective.model, host) for host in hosts)
   median = statistics.median(windows)
-  extremes = {"median": median, "min": min(windows), "max": max(windows)}
   peak = chips.peak([*program.setup.mesh.devices.flat])
   return {
     "windows": len(windows),
-    "step_ms": {name: round(1e3 * t, 3) for name, t in extremes.items()},
+    "step_ms": {name: round(1e3 * t, 3) for name, t in _extremes(windows).items()},
     "tokens_per_s": round(slots / median, 1),
     "valid_tokens_per_s": round(valid / median, 1),
     "padding_share": round(1 - valid / slots, 4),

@@ -118,7 +118,7 @@ def write_texts(path: Path, documents: list[Document], language: str) -> None:
   for document in documents:
     try:
       split = sentences(document, language, _stripper().prose)
-      kept.append([split.id, split.title, split.text])
+      kept.append([split.id, split.title, split.text, split.namespaces, split.annotations])
     except Skipped as reason:
       skipped[str(reason)] += 1
   write_atomically(path, json.dumps({"documents": kept, "skipped": skipped}).encode())
@@ -155,13 +155,16 @@ def write_tokens(path: Path, texts: Path, load: Callable[[str], Any], folder: st
 
 
 def _arrays(encoded: list[EncodedDocument]) -> dict[str, np.ndarray]:
-  return {
+  arrays = {
     "ids": np.concatenate([np.zeros(0, np.int32), *(document.ids for document in encoded)]),
     "word_starts": np.concatenate([np.zeros(0, bool), *(document.word_starts for document in encoded)]),
     "sentences": np.concatenate([np.zeros(0, np.int32), *(document.sentences for document in encoded)]),
     "tokens_of": np.asarray([len(document.ids) for document in encoded], np.int64),
     "sentences_of": np.asarray([len(document.sentences) for document in encoded], np.int64),
   }
+  if any(document.annotations is not None for document in encoded):
+    arrays["annotations"] = np.concatenate([document.flags for document in encoded])
+  return arrays
 
 
 def _as_bytes(value: Any) -> np.ndarray:
@@ -175,6 +178,12 @@ def read_names(path: Path) -> tuple[list[str], Counter]:
   return [identity for identity, _ in names], Counter(skipped)
 
 
+def annotated(path: Path) -> bool:
+  """Whether a token of a chunk of tokens is annotated."""
+  with np.load(path) as arrays:
+    return "annotations" in arrays.files
+
+
 def read_tokens(path: Path) -> Iterator[EncodedDocument]:
   with np.load(path) as archive:
     arrays = {name: archive[name] for name in archive.files}
@@ -184,6 +193,7 @@ def read_tokens(path: Path) -> Iterator[EncodedDocument]:
     np.split(arrays["ids"], tokens),
     np.split(arrays["word_starts"], tokens),
     np.split(arrays["sentences"], np.cumsum(arrays["sentences_of"])[:-1]),
+    np.split(arrays["annotations"], tokens) if "annotations" in arrays else [None] * len(names),
   )
-  for (identity, title), ids, starts, lengths in zip(names, *parts):  # noqa: B905  an empty chunk splits into one part
-    yield EncodedDocument(identity, title, ids, starts, lengths)
+  for (identity, title), *values in zip(names, *parts):  # noqa: B905  an empty chunk splits into one part
+    yield EncodedDocument(identity, title, *values)

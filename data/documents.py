@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data import sentences as splitting
+from data.store import ANNOTATIONS
 
 if TYPE_CHECKING:
   from data.tokenizers import Tokenizer
 
 DOCUMENT_CHARS = 64 << 20
 # Reasons that speak of damaged input; the others (redirects, empty documents) are ordinary.
-BAD = frozenset(("bad UTF-8", "bad JSON", "no text field", "binary", "over the size limit", "timed out", "bad markup"))
+BAD = frozenset(
+  ("bad UTF-8", "bad JSON", "no text field", "bad annotation", "binary", "over the size limit", "timed out")
+  + ("bad markup",)
+)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff]")
+_BLANK = re.compile(rf"\s|{_CONTROL.pattern}")
 _BINARY_SHARE = 0.01
 
 
@@ -33,24 +38,35 @@ class Document:
   """A document as its source gives it.
 
   `text` is running text (a newline ends a paragraph), or a list of sentences where the source has one a line.
-  `namespaces` is set where `text` is wikitext: the site's names of its namespaces.
+  `namespaces` is set where `text` is wikitext: the site's names of its namespaces. `annotations` holds, for some of the
+  kinds `ANNOTATIONS`, [first, end] spans of characters of `text`; of a list, of its sentences joined by newlines.
   """
 
   id: str
   title: str | None
   text: str | list[str]
   namespaces: tuple[str, ...] | None = None
+  annotations: dict[str, list[list[int]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedDocument:
-  """Tokens of one document, without special tokens: ids int32 [n], word_starts bool [n], sentences int32 lengths."""
+  """Tokens of one document, without special tokens: ids int32 [n], word_starts bool [n], sentences int32 lengths.
+
+  annotations: uint8 [n], sums of `ANNOTATIONS` flags; None where no token has any.
+  """
 
   id: str
   title: str | None
   ids: np.ndarray
   word_starts: np.ndarray
   sentences: np.ndarray
+  annotations: np.ndarray | None = None
+
+  @property
+  def flags(self) -> np.ndarray:
+    """uint8 [n]: `annotations`, or zeros."""
+    return np.zeros(len(self.ids), np.uint8) if self.annotations is None else self.annotations
 
 
 def clean(text: str) -> str:
@@ -88,7 +104,30 @@ def sentences(document: Document, language: str, prose: Callable[[str, tuple[str
     found = [line for line in (clean(" ".join(sentence.split())) for sentence in text) if line]
   if not found:
     raise Skipped("empty")
-  return dataclasses.replace(document, text=found, namespaces=None)
+  spans = _moved(document.annotations, document.text, found) if document.annotations else None
+  return dataclasses.replace(document, text=found, namespaces=None, annotations=spans)
+
+
+def _moved(annotations: dict[str, list[list[int]]], text: str | list[str], found: list[str]) -> dict:
+  """Spans of `text` as spans of `found`, its sentences.
+
+  On the way from text to sentences nothing is removed or changed but white space and control characters, so a span is
+  found again by the other characters in it; one without any is gone.
+  """
+  before, after = (_solid(part if isinstance(part, str) else "\n".join(part)) for part in (text, found))
+  moved = {}
+  for kind, spans in annotations.items():
+    first, end = np.searchsorted(before, np.asarray(spans, np.int64).reshape(-1, 2).T)
+    first, end = first[first < end], end[first < end]
+    moved[kind] = np.stack([after[first], after[end - 1] + 1], axis=1).tolist()
+  return moved
+
+
+def _solid(text: str) -> np.ndarray:
+  """int64: where characters stand that are neither white space nor control characters."""
+  solid = np.ones(len(text), bool)
+  solid[[match.start() for match in _BLANK.finditer(text)]] = False
+  return np.flatnonzero(solid)
 
 
 def encode(document: Document, tokenizer: Tokenizer, min_tokens: int = 1) -> EncodedDocument:
@@ -97,7 +136,8 @@ def encode(document: Document, tokenizer: Tokenizer, min_tokens: int = 1) -> Enc
   Raises:
     Skipped: "empty" without a token, "too short" below `min_tokens`.
   """
-  encodings = [encoding for encoding in tokenizer.encode(document.text) if len(encoding.ids)]
+  encoded = tokenizer.encode(document.text)
+  encodings = [encoding for encoding in encoded if len(encoding.ids)]
   lengths = np.asarray([len(encoding.ids) for encoding in encodings], np.int32)
   if not encodings:
     raise Skipped("empty")
@@ -109,4 +149,42 @@ def encode(document: Document, tokenizer: Tokenizer, min_tokens: int = 1) -> Enc
     np.concatenate([encoding.ids for encoding in encodings]).astype(np.int32, copy=False),
     np.concatenate([encoding.word_starts for encoding in encodings]).astype(bool, copy=False),
     lengths,
+    _flags(document, [encoding.offsets for encoding in encoded]) if document.annotations else None,
   )
+
+
+def _flags(document: Document, offsets: list[np.ndarray]) -> np.ndarray | None:
+  """uint8 [n]: annotations of the tokens of a document of sentences, None without any.
+
+  A span that no single sentence holds is dropped: a part of an entity is none. The others take every token that has a
+  character in them and what stands between; of spans of one kind that meet in a token the longest stays, of equals the
+  first.
+
+  Args:
+    offsets: of each sentence's tokens, in the sentence.
+  """
+  begins = np.cumsum([0, *(len(sentence) + 1 for sentence in document.text)])
+  places = np.concatenate([each + begin for each, begin in zip(offsets, begins[:-1], strict=True)])
+  # Normalisation may bring the tokens' spans out of order; the first that ends behind a place and the last that begins
+  # before one are what counts.
+  first_places, end_places = np.minimum.accumulate(places[::-1, 0])[::-1], np.maximum.accumulate(places[:, 1])
+  flags = np.zeros(len(places), np.uint8)
+  for kind, spans in document.annotations.items():
+    first, end = np.asarray(spans, np.int64).reshape(-1, 2).T
+    within = np.searchsorted(begins, first, "right") == np.searchsorted(begins, end, "left")
+    first, end = first[within], end[within]
+    order = np.lexsort((first, first - end))
+    tokens = np.searchsorted(end_places, first[order], "right"), np.searchsorted(first_places, end[order], "left")
+    flags |= _marked(len(places), *tokens, ANNOTATIONS[kind])
+  return flags if flags.any() else None
+
+
+def _marked(size: int, first: np.ndarray, end: np.ndarray, flag: int) -> np.ndarray:
+  """uint8 [size]: flags of the spans of tokens, of which an earlier one, never a shorter one, goes before a later."""
+  flags = np.zeros(size, np.uint8)
+  for start, stop in zip(first.tolist(), end.tolist(), strict=True):
+    # No earlier one lies inside this one, so they meet, if they do, at one of its ends.
+    if start < stop and not (flags[start] or flags[stop - 1]):
+      flags[start] = flag
+      flags[start + 1 : stop] = 2 * flag
+  return flags

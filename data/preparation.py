@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from data import chunks, draws
 from data.documents import BAD, EncodedDocument
 from data.sources import Source, open_source
-from data.store import FORMAT, Digest, StoreError, open_store, read_card
+from data.store import FORMAT, StoreError, Tally, open_store, read_card
 from data.tokenizers import Tokenizer, load
 
 _LIBRARIES = ("numpy", "tensorflow-datasets", "array-record", "sentencex", "tokenizers", "sentencepiece")
@@ -304,31 +304,7 @@ def _held_out(plan: _Plan, names: list[str]) -> np.ndarray | None:
   return held
 
 
-@dataclasses.dataclass
-class _Tally:
-  """Counts and digest of the documents that passed."""
-
-  documents: int = 0
-  sentences: int = 0
-  tokens: int = 0
-  words: int = 0
-  digest: Digest = dataclasses.field(default_factory=Digest)
-
-  def counted(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
-    for document in documents:
-      self.documents += 1
-      self.sentences += len(document.sentences)
-      self.tokens += len(document.ids)
-      self.words += int(document.word_starts.sum())
-      self.digest.add(document.ids, document.word_starts, document.sentences, np.asarray([len(document.sentences)]))
-      yield document
-
-  def card(self) -> dict:
-    counts = {name: getattr(self, name) for name in ("documents", "sentences", "tokens", "words")}
-    return {**counts, "digest": self.digest.hexdigest()}
-
-
-def _write_documents(plan: _Plan, tokens: list[Path], held: np.ndarray | None) -> dict[str, _Tally]:
+def _write_documents(plan: _Plan, tokens: list[Path], held: np.ndarray | None) -> dict[str, Tally]:
   from data import records  # TFDS is slow to import, and worker processes never need it
 
   def members(split: str) -> Iterator[EncodedDocument]:
@@ -340,12 +316,14 @@ def _write_documents(plan: _Plan, tokens: list[Path], held: np.ndarray | None) -
 
   folder = plan.output / "documents"
   shutil.rmtree(folder, ignore_errors=True)
-  tallies = {split: _Tally() for split in ("train", "validation")[: 1 if held is None else 2]}
-  records.write(folder, {split: lambda split=split: tallies[split].counted(members(split)) for split in tallies})
+  annotated = any(map(chunks.annotated, tokens))
+  tallies = {split: Tally(annotated) for split in ("train", "validation")[: 1 if held is None else 2]}
+  splits = {split: lambda split=split: tallies[split].counted(members(split)) for split in tallies}
+  records.write(folder, splits, annotated)
   return tallies
 
 
-def _card(plan: _Plan, tokenizer: Tokenizer, tallies: dict[str, _Tally], skipped: Counter) -> dict:
+def _card(plan: _Plan, tokenizer: Tokenizer, tallies: dict[str, Tally], skipped: Counter) -> dict:
   splits = {split: tally.card() for split, tally in tallies.items()}
   return {
     "format": FORMAT,

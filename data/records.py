@@ -17,50 +17,51 @@ _READ_AT_ONCE = 1024
 
 
 class Corpus(tfds.core.GeneratorBasedBuilder):
-  """Documents in corpus order: id, title, tokens int32 [n], word_starts bool [n], sentences int32 [s] (lengths)."""
+  """Documents in corpus order: id, title, tokens int32 [n], word_starts bool [n], sentences int32 [s] (lengths).
+
+  Where the corpus is annotated they also have annotations uint8 [n], flags as in `data.store.Store`.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(self, *, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], **settings: Any):
-    self._documents = splits
+  def __init__(self, *, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], annotated: bool, **settings: Any):
+    self._documents, self._annotated = splits, annotated
     super().__init__(**settings)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features.FeaturesDict(
-      {
-        "id": tfds.features.Text(),
-        "title": tfds.features.Text(),
-        "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-        "word_starts": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
-        "sentences": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-      }
+    arrays = {"tokens": np.int32, "word_starts": np.bool_, "sentences": np.int32}
+    if self._annotated:
+      arrays["annotations"] = np.uint8
+    features = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in arrays.items()}
+    features |= {"id": tfds.features.Text(), "title": tfds.features.Text()}
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
     )
-    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     return {split: self._generate_examples(split) for split in self._documents}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
     for number, document in enumerate(self._documents[split]()):
-      yield (
-        number,
-        {
-          "id": document.id,
-          "title": document.title or "",
-          "tokens": document.ids,
-          "word_starts": document.word_starts,
-          "sentences": document.sentences,
-        },
-      )
+      record = {"id": document.id, "title": document.title or "", "tokens": document.ids}
+      record |= {"word_starts": document.word_starts, "sentences": document.sentences}
+      if self._annotated:
+        record["annotations"] = document.flags
+      yield number, record
 
 
-def write(folder: Path, splits: dict[str, Callable[[], Iterator[EncodedDocument]]]) -> None:
-  """Writes every split under `folder`, which must not hold a corpus yet. Standard output stays clean."""
+def write(folder: Path, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], annotated: bool) -> None:
+  """Writes every split under `folder`, which must not hold a corpus yet. Standard output stays clean.
+
+  Args:
+    annotated: write the annotations, of all documents or of none.
+  """
   shown = tfds.core.utils.tqdm_utils._active  # noqa: SLF001  TFDS can set this and cannot say what it was
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):
-      Corpus(splits=splits, data_dir=str(folder), file_format="array_record").download_and_prepare()
+      builder = Corpus(splits=splits, annotated=annotated, data_dir=str(folder), file_format="array_record")
+      builder.download_and_prepare()
   finally:
     if shown:
       tfds.enable_progress_bar()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import sentencex
 
 _CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)*")
+_WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")
 # Written without spaces between words: joining hard-wrapped lines adds none.
 UNSPACED = frozenset(("ja", "zh", "yue", "th", "lo", "km", "my", "bo"))
 
@@ -27,5 +29,17 @@ def split(text: str, language: str) -> list[str]:
 
   Languages that sentencex has no rules for fall back on its rules for a related language, in the end English.
   """
-  pieces = (piece.strip() for line in text.split("\n") if line.strip() for piece in sentencex.segment(language, line))
+  pieces = (piece.strip() for line in text.split("\n") if line.strip() for piece in _segments(line, language))
   return [piece for piece in pieces if piece]
+
+
+def _segments(line: str, language: str) -> list[str]:
+  """Parts of a line that together are the line."""
+  try:
+    return sentencex.segment(language, line)
+  except BaseException as error:  # what Rust panics raise is no Exception, and no package has it to import
+    if type(error).__name__ != "PanicException":
+      raise
+  # sentencex 1.0 panics at a capital, a space outside ASCII and a full stop: "plan B\u00a0."
+  ends = itertools.accumulate(map(len, sentencex.segment(language, _WIDE_SPACE.sub(" ", line))), initial=0)
+  return [line[first:end] for first, end in itertools.pairwise(ends)]

@@ -2,7 +2,8 @@
 
 demo                        106 articles of English Wikipedia (extra [demo])
 PATH.txt, FOLDER            plain text, its form found out; `lines:PATH` or `text:PATH` says it
-PATH.jsonl[.gz]             one object a line: "text", and optionally "title" and "id"
+PATH.jsonl[.gz]             one object a line: "text", and optionally "title", "id", "entities" and "noun_phrases", see
+                            `_json_document`
 PATH.xml[.bz2]              a MediaWiki pages-articles dump (extra [wiki])
 tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
 0.7*SPEC+0.3*SPEC           a mixture, see `_mixture`
@@ -10,6 +11,7 @@ tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -22,6 +24,7 @@ from data import draws, reading, wiki
 from data.documents import Document, Skipped, sentences
 from data.reading import SourceError
 from data.sentences import check_language
+from data.store import ANNOTATIONS
 
 _DEMO = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 _TERM = re.compile(r"\s*(\d+\.?\d*|\.\d+)\*")
@@ -133,7 +136,11 @@ def _json_documents(path: Path, skipped: Counter) -> Iterator[Document]:
 
 
 def _json_document(line: str, name: str) -> Document | str:
-  """A document, or the reason why the line holds none."""
+  """A document, or the reason why the line holds none.
+
+  "text" is running text, or a list of sentences. "entities" and "noun_phrases" are lists of [first, end]: the first
+  character of a span of "text" and one past its last, in code points; in a list, of its sentences joined by newlines.
+  """
   try:
     value = json.loads(line)
   except (ValueError, RecursionError):
@@ -144,9 +151,20 @@ def _json_document(line: str, name: str) -> Document | str:
   listed = isinstance(text, list) and all(isinstance(sentence, str) for sentence in text)
   if not (isinstance(text, str) or listed):
     return "no text field"
+  annotations = {kind: value[kind] for kind in ANNOTATIONS if value.get(kind) is not None}
+  if not all(_are_spans(spans, len("\n".join(text)) if listed else len(text)) for spans in annotations.values()):
+    return "bad annotation"
   identity = value.get("id")
-  known = isinstance(identity, (str, int))
-  return Document(str(identity) if known else name, title if isinstance(title, str) else None, text)
+  name = str(identity) if isinstance(identity, (str, int)) else name
+  spans = annotations if any(annotations.values()) else None
+  return Document(name, title if isinstance(title, str) else None, text, annotations=spans)
+
+
+def _are_spans(value: Any, size: int) -> bool:
+  """Whether `value` is a list of pairs of ints, each a span, not empty, of `size` characters."""
+  if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+    return False
+  return all(type(first) is type(end) is int and 0 <= first < end <= size for first, end in value)
 
 
 def _demo_file() -> Path:
@@ -251,7 +269,7 @@ def _mixture(spec: str, language: str, seed: int) -> Source:
       document = next(streams[index], None)
       if document is None:
         return
-      yield Document(f"{index}/{document.id}", document.title, document.text, document.namespaces)
+      yield dataclasses.replace(document, id=f"{index}/{document.id}")
       number += 1
 
   files = tuple(file for part in parts for file in part.files)

@@ -12,13 +12,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+  from data.documents import EncodedDocument
+
 FORMAT = 1
+ANNOTATIONS = {"entities": 1, "noun_phrases": 4}  # the flag of a token that begins one; twice it, of one that goes on
 _BLOCK = 1 << 24
 
 
@@ -82,8 +86,8 @@ class Store:
       if values is not None and len(values) != len(tokens):
         raise StoreError(f"{name}: got {len(values)} values, want {len(tokens)}, one a token")
     sentences, documents = offsets(lengths), offsets([len(document) for document in docs])
-    digest = Digest()
-    digest.add(tokens, starts, np.diff(sentences), np.diff(documents))
+    digest = Digest(annotated=flags is not None)
+    digest.add(tokens, starts, np.diff(sentences), np.diff(documents), *([] if flags is None else [flags]))
     return cls(tokens, starts, sentences, documents, digest.hexdigest(), annotations=flags)
 
 
@@ -103,19 +107,43 @@ def token_dtype(vocab_size: int) -> type:
 class Digest:
   """SHA-256 of a split's content, the same however the split is cut into blocks."""
 
-  def __init__(self):
-    self._parts = tuple(hashlib.sha256() for _ in range(4))
+  def __init__(self, annotated: bool = False):
+    self._dtypes = ("<i4", "u1", "<i4", "<i4", "u1")[: 5 if annotated else 4]
+    self._parts = tuple(hashlib.sha256() for _ in self._dtypes)
 
-  def add(self, tokens: np.ndarray, word_starts: np.ndarray, sentences: np.ndarray, documents: np.ndarray) -> None:
-    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences."""
-    for part, values, dtype in zip(
-      self._parts, (tokens, word_starts, sentences, documents), ("<i4", "u1", "<i4", "<i4"), strict=True
-    ):
+  def add(self, *arrays: np.ndarray) -> None:
+    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences; annotations."""
+    for part, values, dtype in zip(self._parts, arrays, self._dtypes, strict=True):
       for start in range(0, len(values), _BLOCK):
         part.update(np.ascontiguousarray(values[start : start + _BLOCK]).astype(dtype).tobytes())
 
   def hexdigest(self) -> str:
     return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
+
+
+class Tally:
+  """Counts and digest of the documents of a split that passed."""
+
+  def __init__(self, annotated: bool):
+    """`annotated`: whether the corpus is; then the annotations are part of both."""
+    self._annotated, self._digest = annotated, Digest(annotated)
+    self._counts = dict.fromkeys(("documents", "sentences", "tokens", "words", *(ANNOTATIONS if annotated else ())), 0)
+
+  def counted(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
+    for document in documents:
+      arrays = [document.ids, document.word_starts, document.sentences, np.asarray([len(document.sentences)])]
+      found = {"documents": 1, "sentences": len(document.sentences), "tokens": len(document.ids)}
+      found["words"] = np.count_nonzero(document.word_starts)
+      if self._annotated:
+        arrays.append(document.flags)
+        found |= {kind: np.count_nonzero(document.flags & flag) for kind, flag in ANNOTATIONS.items()}
+      for name, count in found.items():
+        self._counts[name] += count
+      self._digest.add(*arrays)
+      yield document
+
+  def card(self) -> dict:
+    return {**self._counts, "digest": self._digest.hexdigest()}
 
 
 def read_card(directory: str | Path) -> dict:
@@ -156,12 +184,15 @@ def open_store(directory: str | Path, split: str) -> Store:
 
 
 def _shapes(card: dict, split: str) -> dict[str, tuple[int, Any]]:
+  """Length and dtype of each array of a split, in the order of its digest."""
   counts = card["splits"][split]
+  annotations = {"annotations": (counts["tokens"], np.uint8)} if ANNOTATIONS.keys() <= counts.keys() else {}
   return {
     "tokens": (counts["tokens"], token_dtype(card["tokenizer"]["vocab_size"])),
     "word_starts": (counts["tokens"], np.bool_),
     "sentences": (counts["sentences"] + 1, np.int64),
     "documents": (counts["documents"] + 1, np.int64),
+    **annotations,
   }
 
 
@@ -223,14 +254,13 @@ def _fill(documents: Path, split: str, shapes: dict[str, tuple[int, Any]], targe
     name: np.lib.format.open_memmap(target / f"{name}.npy", mode="w+", dtype=dtype, shape=(size,))
     for name, (size, dtype) in shapes.items()
   }
-  digest = Digest()
+  digest = Digest("annotations" in shapes)
   ends = dict.fromkeys(arrays, 0) | {"sentences": 1, "documents": 1}
   totals = {"sentences": 0, "documents": 0}
   for block in records.read(documents, split):
-    names = ("tokens", "word_starts", "sentences")
-    parts = {name: np.concatenate([record[name] for record in block]) for name in names}
+    parts = {name: np.concatenate([record[name] for record in block]) for name in shapes if name != "documents"}
     parts["documents"] = np.asarray([len(record["sentences"]) for record in block], np.int64)
-    digest.add(parts["tokens"], parts["word_starts"], parts["sentences"], parts["documents"])
+    digest.add(*(parts[name] for name in shapes))
     for name, total in totals.items():
       parts[name] = total + np.cumsum(parts[name], dtype=np.int64)
       totals[name] = int(parts[name][-1])

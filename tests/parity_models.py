@@ -105,7 +105,7 @@ OWN_CASES = {
   "roberta_pairs": _roberta(heads_on_top=("mlm", "pair"), pooler=True),
   "spanbert_boundary": _bert("spanbert", heads_on_top=("mlm", "sbo"), pooler=False, **SPAN),
   "spanbert_pairs": _bert("spanbert", heads_on_top=("mlm", "pair", "sbo"), **SPAN),
-  "electra_restoring": _electra(("restore", "copy")),
+  "electra_restoring": _electra(("restore", "gate")),
 }
 PAIRS = {
   "electra": _electra(("mlm", "rtd"), generator=20),
@@ -113,7 +113,7 @@ PAIRS = {
   "electra_untied": _electra(("mlm", "rtd"), generator=20, tie="none"),
   "electra_narrow": _electra(("mlm", "rtd"), generator=18),
   "electra_adversarial": _electra(("mlm", "baseline", "rtd"), generator=20),
-  "electra_restoring": _electra(("mlm", "restore", "copy"), generator=20),
+  "electra_restoring": _electra(("mlm", "restore", "gate"), generator=20),
 }
 
 

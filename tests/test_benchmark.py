@@ -181,6 +181,19 @@ def test_the_json_line_is_complete_and_consistent():
   assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == set(figures["versions"])
 
 
+def test_inference_times_the_encoder_alone():
+  small = ("--config.batch_size=4", "--config.data.length=32", "--config.data.max_predictions=5")
+  small = (*small, "--config.model.vocab_size=256", "--steps=3", "--warmup=1", "--inference")
+  figures = {}
+  for model in ("bert", "albert"):
+    code, out, err = command(f"--config=configs/{model}.py:tiny", *small)
+    assert code == 0, err
+    figures[model] = json.loads(out.splitlines()[-1])
+    assert figures[model]["inference"] and figures[model]["step_ms"]["median"] > 0
+  assert figures["albert"]["parameter_bytes"] < 0.8 * figures["bert"]["parameter_bytes"]
+  assert figures["albert"]["peak_bytes"] < figures["bert"]["peak_bytes"]
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [

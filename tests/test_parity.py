@@ -8,10 +8,11 @@ import pytest
 from data.batch import Masked, Pair, Tokens
 from models.bert import Bert, BertConfig
 from models.layers import Init
+from models.published import tables
+from models.published.names import to_published
 from models.stack import Sharing
 from objectives.base import Draws
 from objectives.masked import MaskedObjective
-from tests.peers.bert_pytorch import named_for_transformers
 
 pytestmark = pytest.mark.parity
 
@@ -73,12 +74,12 @@ def ours():
     apply(hidden, example.positions, method="token_logits")[..., :VOCAB],
     apply(hidden, example.pair.cls, method="pair_logits")[:, 0],
   )
-  host = jax.device_get
+  host, table, sizes = jax.device_get, tables.bert(CONFIG), objective.model.table_sizes()
   return (
     *map(host, outputs),
     float(value),
-    named_for_transformers(host(grads), VOCAB),
-    named_for_transformers(host(params), VOCAB),
+    to_published(host(grads), table, sizes),
+    to_published(host(params), table, sizes),
     ids,
   )
 

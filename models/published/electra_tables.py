@@ -31,7 +31,7 @@ HEAD = {"dense": "dense", "norm": "LayerNorm"}
 def both(c: ElectraConfig, s: Spelling = TORCH) -> dict[str, Table]:
   """ELECTRA's networks, which Hugging Face keeps apart: tables of `discriminator` and, if there is one, `generator`.
 
-  Their tables name the same leaves where the networks share them. `restore`, `copy` and `baseline` are heads that no
+  Their tables name the same leaves where the networks share them. `restore`, `gate` and `baseline` are heads that no
   published model has; they go under names of our own.
   """
   found = {"discriminator": table(s, c, "electra", _discriminator(s, c))}
@@ -99,6 +99,6 @@ def _discriminator(s: Spelling, c: ElectraConfig) -> list[Entry]:
   if "restore" in c.heads_on_top:
     name = "discriminator_restoration"
     entries += token_head(s, name, s.join(name, "bias"), HEAD, path="heads/restore")
-  if "copy" in c.heads_on_top:
-    entries += dense(s, "heads/copy", "discriminator_copy")
+  if "gate" in c.heads_on_top:
+    entries += dense(s, "heads/gate", "discriminator_gate")
   return entries

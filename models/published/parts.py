@@ -35,11 +35,11 @@ MARKS = {
     "pooler": r"^((albert\.)?pooler\.(weight|bias)$|bert/pooler/dense/)",
   },
   "electra": {
-    "mlm": r"^generator_predictions[./]",
+    "mlm": r"^generator_predictions[./]dense[./]",
     "baseline": r"^generator_baseline\.",
     "rtd": r"^discriminator_predictions[./]",
     "restore": r"^discriminator_restoration\.",
-    "copy": r"^discriminator_copy\.",
+    "gate": r"^discriminator_gate\.",
   },
 }
 PUBLISHED_HEADS = {"bert": ("mlm", "pair"), "roberta": ("mlm",), "albert": ("mlm", "pair")}  # of pretraining

@@ -74,12 +74,12 @@ def _guess(config: Mapping[str, Any]) -> str:
 def _electra(found: Stored, dtype: Any) -> Published:
   """Both networks, or the discriminator where nothing else is there."""
   has, names = found.has("electra"), found.tensors
-  tie = "embeddings" if any(name.startswith("generator/encoder/") for name in names) else "all"
-  tie = "none" if any(name.startswith("generator/embeddings/") for name in names) else tie
+  own = {part for part in ("encoder", "embeddings") if any(name.startswith(f"generator/{part}/") for name in names)}
+  tie = "none" if "embeddings" in own else "all" if "mlm" in has and "encoder" not in own else "embeddings"
   scopes = {"discriminator": ("electra", "electra")}
   if "mlm" in has:
     scopes["generator"] = electra_tables.generator_scopes(tables.TENSORFLOW, tie)
-  configs = {name: config_of_shapes(names, "electra", *own, found.source) for name, own in scopes.items()}
+  configs = {name: config_of_shapes(names, "electra", *scope, found.source) for name, scope in scopes.items()}
   encoders = {}
   for name, config in configs.items():
     fields = encoder_fields(config, "electra", found.source, dtype)

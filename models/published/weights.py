@@ -75,7 +75,7 @@ def _single(found: Stored, family: str, dtype: Any) -> tuple[Any, Table]:
   fields["types"] = 0 if _typeless(found.tensors) else fields["types"]
   fields["projection"] = fields["embedding"] != fields["hidden"] or _maps(found.tensors)
   if family == "electra" and "mlm" not in has:
-    heads = tuple(part for part in ("rtd", "restore", "copy") if part in has)
+    heads = tuple(part for part in ("rtd", "restore", "gate") if part in has)
     electra = ElectraConfig(**fields, generator=None, tie="embeddings", heads_on_top=heads)
     return Electra(electra), electra_tables.both(electra)["discriminator"]
   on_top = tuple(part for part in ("mlm", "pair", "sbo") if part in has)
@@ -173,8 +173,8 @@ def save(
   """
   written = {}
   for name, (config, heads, table, own) in _parts(family, model.config).items():
-    tensors = to_published(chosen(params, table), table, model.table_sizes())
-    written[name] = (published_config(config, family, heads, special) | own, tensors)
+    stated = published_config(config, family, heads, special) | own
+    written[name] = (stated, to_published(chosen(params, table), table, model.table_sizes()))
   _refuse_left(params, [table for _, _, table, _ in _parts(family, model.config).values()])
   with files.exporting(folder) as partial:
     for name, (config, tensors) in written.items():

@@ -89,6 +89,8 @@ def ours(flags: argparse.Namespace) -> None:
   import jax
 
   from data.synthetic import synthetic_batch
+  from models.published.names import to_published
+  from models.published.tables import bert
   from trainer.config import load
   from trainer.host_memory import keep_freed_memory
   from trainer.programs import Program, Setup
@@ -110,7 +112,8 @@ def ours(flags: argparse.Namespace) -> None:
   first = program(False)
   config, stage = first.setup.config, first.stage
   hosts = [synthetic_batch(config, stage, n, full_rows=True) for n in range(BATCHES)]
-  arrays = named_for_transformers(jax.device_get(first.fresh_state().params), config.model.vocab_size)
+  model = first.setup.objective.model
+  arrays = to_published(jax.device_get(first.fresh_state().params), bert(model.config), model.table_sizes())
   for n, host in enumerate(hosts):
     ids = host.tokens.ids.copy()
     np.put_along_axis(ids, host.positions, host.inputs, 1)  # full rows use every slot
@@ -145,47 +148,6 @@ class _Loss:
 
     report = jax.device_get(self.report)
     return self.objective.report(report.sums, report.counts, report.statistics)["loss"]
-
-
-def named_for_transformers(params: dict, vocab: int) -> dict[str, np.ndarray]:
-  """Our parameters under the names and in the layout of transformers' BertForPreTraining."""
-  e, heads = params["embeddings"], params["heads"]
-  named = {
-    "bert.embeddings.word_embeddings.weight": e["word"]["embedding"][:vocab],
-    "bert.embeddings.position_embeddings.weight": e["position"]["embedding"],
-    "bert.embeddings.token_type_embeddings.weight": e["type"]["embedding"],
-    "cls.predictions.bias": heads["mlm"]["bias"][:vocab],
-    **_norm("bert.embeddings.LayerNorm", e["norm"]),
-    **_dense("bert.pooler.dense", params["pooler"]["dense"]),
-    **_dense("cls.predictions.transform.dense", heads["mlm"]["dense"]),
-    **_norm("cls.predictions.transform.LayerNorm", heads["mlm"]["norm"]),
-    **_dense("cls.seq_relationship", heads["pair"]),
-  }
-  attention, ffn = params["layers"]["attention"], params["layers"]["ffn"]
-  for i in range(len(ffn["up"]["bias"])):
-    layer = f"bert.encoder.layer.{i}"
-    for name in ("query", "key", "value"):
-      named |= _dense(f"{layer}.attention.self.{name}", _row(attention[name], i))
-    named |= _dense(f"{layer}.attention.output.dense", _row(attention["output"], i))
-    named |= _norm(f"{layer}.attention.output.LayerNorm", _row(attention["norm"], i))
-    named |= _dense(f"{layer}.intermediate.dense", _row(ffn["up"], i))
-    named |= _dense(f"{layer}.output.dense", _row(ffn["down"], i))
-    named |= _norm(f"{layer}.output.LayerNorm", _row(ffn["norm"], i))
-  return named
-
-
-def _row(tree: dict, i: int) -> dict:
-  return {name: leaf[i] for name, leaf in tree.items()}
-
-
-def _dense(name: str, p: dict) -> dict[str, np.ndarray]:
-  bias = p["bias"].reshape(-1)
-  outputs = bias.size
-  return {f"{name}.weight": p["kernel"].reshape(-1, outputs).T, f"{name}.bias": bias}
-
-
-def _norm(name: str, p: dict) -> dict[str, np.ndarray]:
-  return {f"{name}.weight": p["scale"], f"{name}.bias": p["bias"]}
 
 
 # --- PyTorch --------------------------------------------------------------------------------------------------------
