@@ -50,7 +50,7 @@ def get_config(variant="tiny"):
   if size == "xxlarge":
     config.model.dropout = config.model.attention_dropout = 0.0  # section 4.9
   if size == "tiny":
-    common.shrink(config, steps=5000, lr=6e-3)
+    common.shrink(config, steps=3000, lr=1e-2)
     config.model.embedding = 64  # half of its 128
   _apply(config, chosen)
   return config

@@ -10,7 +10,7 @@ discriminator, length 512, 4M steps). Settings, after the size (section 3.4 and 
 
     target=all_tokens | masked | replace_mlm | all_tokens_mlm    what the discriminator learns from (table 5)
     tie=embeddings | all | none                what the networks share (section 3.2)
-    generator=mlm | uniform | unigram          what replaces tokens
+    generator=mlm | uniform | unigram | electric    what replaces tokens; electric is Clark et al. 2020b
     training=joint | two_stage | adversarial   section 3.2 and appendix F
     sample=softmax | argmax                    how it chooses
 """
@@ -28,7 +28,7 @@ SIZES = {  # layers, hidden, width of the tables, width of the generator
 SETTINGS = {
   "target": ("all_tokens", "masked", "replace_mlm", "all_tokens_mlm"),
   "tie": ("embeddings", "all", "none"),
-  "generator": ("mlm", "uniform", "unigram"),
+  "generator": ("mlm", "uniform", "unigram", "electric"),
   "training": ("joint", "two_stage", "adversarial"),
   "sample": ("softmax", "argmax"),
 }
@@ -107,12 +107,37 @@ def _optimizer(rate):
 
 def _apply(config, chosen):
   """The settings after the size."""
-  if "tie" in chosen:
-    config.model.tie = chosen["tie"]
-    if chosen["tie"] == "all":
-      for name in ("layers", "hidden", "heads", "ffn"):
-        config.model[f"generator_{name}"] = config.model[name]
+  training = chosen.get("training", "joint")
+  config.model.tie = chosen.get("tie", "none" if training == "two_stage" else "embeddings")
+  if config.model.tie == "all" or training == "two_stage":
+    for name in ("layers", "hidden", "heads", "ffn"):
+      config.model[f"generator_{name}"] = config.model[name]
   for name in ("target", "generator", "sample"):
     if name in chosen:
       config.objective[name] = chosen[name]
-  config.objective.adversarial = chosen.get("training") == "adversarial"
+  if config.objective.target.endswith("mlm"):
+    config.objective.rtd_weight = 1.0  # the second network's term is then a cross entropy over words, as the first's
+  if training == "adversarial":
+    config.objective.adversarial = True
+    config.objective.mlm_weight = 0.0  # reported, not trained: the generator learns from the discriminator alone
+  if training == "two_stage":
+    config.stages = _two_stages(config)
+
+
+def _two_stages(config):
+  """Section 3.2: n steps of the generator; its weights to the discriminator; n steps of that, the generator frozen.
+
+  The networks share nothing, so that what is frozen gets no gradient from the other one.
+  """
+  parts = ("embeddings", "layers", *(("projection",) if config.model.embedding != config.model.hidden else ()))
+  own = {"embeddings": "embeddings", "layers": "discriminator/layers", "projection": "discriminator/projection"}
+  half = config.steps // 2
+  return (
+    {"steps": half, "freeze": ("^(embeddings|discriminator|heads/rtd)/",)},
+    {
+      "steps": config.steps - half,
+      "freeze": ("^generator/", "^heads/mlm/"),
+      "copy": {f"generator/{part}": own[part] for part in parts},
+      "reset_optimizer": True,
+    },
+  )

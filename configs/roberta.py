@@ -51,7 +51,7 @@ def get_config(variant="tiny"):
     config.steps, config.batch_size = 125_000, 2048  # README.pretraining.md
     config.optimizer.lr, config.optimizer.warmup_steps = 5e-4, 10_000  # README.pretraining.md
   if size == "tiny":
-    common.shrink(config, steps=5000, lr=1.5e-3)
+    common.shrink(config, steps=3000, lr=1.5e-3)
   _apply(config, chosen)
   return config
 

@@ -39,7 +39,7 @@ def get_config(variant="tiny"):
   config.objective.sbo = 1.0  # section 3.2: equal weights; the code's default of 0 trains none
   config.optimizer = _optimizer()
   if size == "tiny":
-    common.shrink(config, steps=5000, lr=1.5e-3)
+    common.shrink(config, steps=3000, lr=1.5e-3)
   _apply(config, chosen)
   return config
 

@@ -34,9 +34,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
       arrays["annotations"] = np.uint8
     features = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in arrays.items()}
     features |= {"id": tfds.features.Text(), "title": tfds.features.Text()}
-    return tfds.core.DatasetInfo(
-      builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-    )
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     return {split: self._generate_examples(split) for split in self._documents}

@@ -138,7 +138,7 @@ class Tally:
         arrays.append(document.flags)
         found |= {kind: np.count_nonzero(document.flags & flag) for kind, flag in ANNOTATIONS.items()}
       for name, count in found.items():
-        self._counts[name] += count
+        self._counts[name] += int(count)
       self._digest.add(*arrays)
       yield document
 

@@ -36,10 +36,6 @@ from models.stack import STACK_AXES, Sharing, Stack
 glorot_uniform = nn.initializers.glorot_uniform()  # of layers to which the released code gives no initialiser
 
 
-class ElectraError(ValueError):
-  """Choices that contradict each other."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElectraConfig(EncoderConfig):
   """The discriminator's sizes, and what stands beside it.
@@ -256,16 +252,16 @@ TARGET_HEADS = {
 
 
 def build(config: Any, dtype: Any) -> Electra:
-  """The Electra of a resolved config; a generator is there if `objective.generator` names one that learns.
-
-  Raises:
-    ElectraError: choices that contradict each other.
-  """
+  """The Electra of a resolved config; a generator is there if `objective.generator` names one that learns."""
   model, objective = config.model, config.objective
   common = common_fields(model, dtype) | {"embedding": model.embedding}
-  sizes = {name: model[f"generator_{name}"] for name in ("layers", "hidden", "heads", "ffn")}
+  sizes = {
+    "layers": model.generator_layers,
+    "hidden": model.generator_hidden,
+    "heads": model.generator_heads,
+    "ffn": model.generator_ffn,
+  }
   learns = objective.generator in ("mlm", "electric")
-  _refuse_contradictions(model, objective, learns)
   generator = EncoderConfig(
     **common | sizes,
     projection=model.embedding != model.generator_hidden,
@@ -283,27 +279,3 @@ def build(config: Any, dtype: Any) -> Electra:
       heads_on_top=(*heads, *TARGET_HEADS[objective.target]),
     )
   )
-
-
-def _refuse_contradictions(model: Any, objective: Any, learns: bool) -> None:
-  kind, towers = objective.generator, objective.generator == "electric"
-  if learns and model.tie == "all":
-    for name in ("layers", "hidden", "heads", "ffn"):
-      got, want = model[f"generator_{name}"], model[name]
-      if got != want:
-        raise ElectraError(
-          f"model.generator_{name} is {got}, want model.{name} = {want} where model.tie is all: one network, one size"
-        )
-  problems = (
-    (towers and model.tie == "all", "model.tie is all, want embeddings or none"),
-    (towers and objective.target != "all_tokens", f"objective.target is {objective.target}, want all_tokens"),
-    (objective.adversarial and kind != "mlm", "objective.adversarial is True, want False"),
-    (objective.sample == "argmax" and not learns, "objective.sample is argmax, want softmax"),
-  )
-  for wrong, text in problems:
-    if wrong:
-      raise ElectraError(f"{text} where objective.generator is {kind}")
-  if objective.adversarial and "rtd" not in TARGET_HEADS[objective.target]:
-    raise ElectraError(
-      f"objective.target is {objective.target}, want all_tokens or masked where objective.adversarial is True"
-    )

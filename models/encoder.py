@@ -135,9 +135,7 @@ class Encoder(Trunk):
 
 def masked_token_head(c: EncoderConfig) -> MaskedTokenHead:
   """The head that predicts words with the encoder's own table."""
-  return MaskedTokenHead(
-    c.hidden, c.embedding, c.vocab_size, c.padded_vocab, c.activation, c.norm_eps, c.init, c.dtype
-  )
+  return MaskedTokenHead(c.hidden, c.embedding, c.vocab_size, c.padded_vocab, c.activation, c.norm_eps, c.init, c.dtype)
 
 
 # Parameter path -> axis names. A model puts together those of the parts it has.

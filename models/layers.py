@@ -205,8 +205,7 @@ class SelfAttention(nn.Module):
   def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
     c = self.config
     project = {
-      name: Dense((c.hidden,), (c.heads, c.head_dim), c.init, c.dtype, name=name)
-      for name in ("query", "key", "value")
+      name: Dense((c.hidden,), (c.heads, c.head_dim), c.init, c.dtype, name=name) for name in ("query", "key", "value")
     }
     probability_key, output_key = split_key(key, 2)
     context = dot_product_attention(

@@ -15,22 +15,31 @@ from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
 from objectives.replaced import ReplacedObjective
 
-BUILDERS: dict[str, Callable[..., Objective]] = {
-  "electra": lambda model, objective: _electra(model, objective),
-  "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
-  "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
-}
-
 
 def _pair(objective: Any) -> str | None:
   return None if objective.pair == "none" else objective.pair
 
 
-def _electra(model: Any, o: Any) -> ReplacedObjective:
-  kind = ElectricObjective if o.generator == "electric" else ReplacedObjective
+def _electra(model: Any, objective: Any) -> ReplacedObjective:
+  kind = ElectricObjective if objective.generator == "electric" else ReplacedObjective
   return kind(
-    model, o.target, o.generator, o.sample, o.temperature, o.disallow_correct, o.mlm_weight, o.rtd_weight, o.adversarial
+    model,
+    target=objective.target,
+    generator=objective.generator,
+    sample=objective.sample,
+    temperature=objective.temperature,
+    disallow_correct=objective.disallow_correct,
+    mlm_weight=objective.mlm_weight,
+    rtd_weight=objective.rtd_weight,
+    adversarial=objective.adversarial,
   )
+
+
+BUILDERS: dict[str, Callable[..., Objective]] = {
+  "electra": _electra,
+  "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
+  "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
+}
 
 
 def build(config: Any, frequencies: np.ndarray | None = None) -> Objective:

@@ -120,10 +120,15 @@ PAIRS = {
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def random_params(model: Any, seed: int = 0) -> dict:
+def random_params(model: Any, seed: int = 0, std: float = 0.1) -> dict:
   """NumPy parameters without zeros and ones, so that every bias and scale shows; logits stay of the order of 1."""
   rng = np.random.default_rng(seed)
-  return map_named(lambda path, leaf: np.float32(rng.normal(path.endswith("scale"), 0.1, leaf.shape)), shapes(model))
+
+  def draw(path, leaf):
+    values = rng.standard_normal(leaf.shape, np.float32)
+    return values * np.float32(std) + np.float32(path.endswith("scale"))
+
+  return map_named(draw, shapes(model))
 
 
 shapes = functools.cache(shapes_of)
@@ -178,6 +183,9 @@ def cotangents(found: dict[str, Any]) -> dict[str, np.ndarray]:
   """Random weights for a scalar of all outputs, whose gradient reaches every parameter that they depend on."""
   rng = np.random.default_rng(1)
   return {name: np.float32(rng.standard_normal(np.shape(found[name]))) for name in sorted(found)}
+
+
+said = jax.jit(outputs, static_argnums=0)
 
 
 def ours(case: Case, params: Any, given: Example) -> tuple[dict[str, np.ndarray], dict]:

@@ -1,4 +1,4 @@
-"""ELECTRA: published counts, initial losses, gradients that stay in their network, labels, samples, figures."""
+"""ELECTRA: published counts, initial losses, gradients that stay in their network, labels, samples, one update."""
 
 import dataclasses
 import functools
@@ -8,20 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data.synthetic import synthetic_batch
 from models import electra, flops
-from models.heads import replace_columns
 from models.paths import map_named, named_leaves
 from models.sharding import axis_names, make_mesh, row_sharding
 from objectives import BUILDERS
 from objectives.base import Draws
-from objectives.detection import BINS, detection_figures, histogram
 from objectives.optimizers import Optimizer, constant_schedule, sgd
 from objectives.replaced import ReplacedObjective
-from objectives.sampling import draw
 from objectives.state import State, init_opt, state_shardings
 from objectives.step import StepSettings, make_step
 from tests.tenants import LENGTH, PREDICTIONS, ROWS, VOCAB, masked_batch
@@ -57,9 +53,10 @@ def batch_of(seed=0):
   return dataclasses.replace(masked_batch(seed), pair=None)
 
 
-def draws():
+def draws(rows=None):
   """The draws of the first step of a run of seed 3."""
-  return Draws(jax.random.fold_in(jax.random.key(3), 1), jnp.int32(0), jnp.int32(0), jnp.arange(ROWS))
+  rows = jnp.arange(ROWS) if rows is None else rows
+  return Draws(jax.random.fold_in(jax.random.key(3), 1), jnp.int32(0), jnp.int32(0), rows)
 
 
 @functools.cache
@@ -242,40 +239,6 @@ def test_a_generator_that_may_not_be_right_replaces_every_slot():
 # --- samples --------------------------------------------------------------------------------------------------------
 
 
-def plain_draw(logits, uniforms):
-  """Two look-ups in cumulative sums, in float64."""
-  masses = np.exp(np.float64(logits) - np.max(logits)).reshape(128, -1)
-  group = int(np.searchsorted(np.cumsum(masses.sum(1)), uniforms[0] * masses.sum(), side="right"))
-  inside = np.cumsum(masses[group])
-  return group * masses.shape[1] + int(np.searchsorted(inside, uniforms[1] * inside[-1], side="right"))
-
-
-def test_draws_equal_a_plain_inverse_of_the_distribution():
-  rng = np.random.default_rng(0)
-  logits, uniforms = np.float32(3 * rng.normal(size=(400, 384))), np.float32(rng.random((400, 2)))
-  got = jax.jit(draw)(logits, uniforms)
-  same = np.mean([plain_draw(*case) == one for *case, one in zip(logits, uniforms, got, strict=True)])
-  assert same > 0.99  # float32 may fall on the other side of a border
-
-
-def test_draws_follow_the_softmax():
-  logits = jnp.where(jnp.arange(256) < 200, 2 * jax.random.normal(jax.random.key(0), (256,)), -1e9)
-  n = 30_000
-  got = draw(jnp.broadcast_to(logits, (n, 256)), jax.random.uniform(jax.random.key(1), (n, 2)))
-  counts, expected = np.bincount(got, minlength=256), n * np.asarray(jax.nn.softmax(logits))
-  chi = ((counts - expected)[:200] ** 2 / expected[:200]).sum()
-  assert counts[200:].sum() == 0
-  assert 140 < chi < 270  # 199 degrees of freedom, five sigma
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-23])
-def test_the_ends_of_the_unit_interval_draw_no_padding(uniform):
-  real = np.zeros(256, bool)
-  real[[77, 131]] = True
-  logits = jnp.where(real, 0.0, -1e9)
-  assert int(draw(logits, jnp.full((2,), uniform))) == (77 if uniform == 0 else 131)
-
-
 def test_samples_of_a_row_do_not_depend_on_the_other_rows():
   objective, batch = make(), batch_of()
   logits = jax.random.normal(jax.random.key(0), (ROWS, PREDICTIONS, PADDED))
@@ -286,17 +249,6 @@ def test_samples_of_a_row_do_not_depend_on_the_other_rows():
   np.testing.assert_array_equal(choose(logits[some], jnp.asarray(some), 0), whole[some])
   later = choose(logits, jnp.arange(ROWS), 4)
   assert (later != whole).mean() > 0.5
-
-
-def test_sampling_from_a_sharded_vocabulary_gathers_no_logits():
-  """Devices exchange the masses of 128 runs and one run for each slot, never the vocabulary."""
-  mesh = make_mesh(4, 2)
-  shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
-  where = NamedSharding(mesh, PartitionSpec("data", None, "model")), row_sharding(mesh)
-  program = jax.jit(draw, in_shardings=where).lower(shape(8, 5, 128 * 48), shape(8, 5, 2)).compile()
-  exchanged = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all|reduce-scatter|collective)", program.as_text())
-  sizes = {max(map(int, dims.split(","))) for dims in exchanged}
-  assert {128, 48} <= sizes and max(sizes) == 128
 
 
 def test_temperature_sharpens_and_argmax_takes_the_likeliest():
@@ -324,13 +276,24 @@ def update(objective, micro_batches, mesh):
   return named_leaves(jax.device_get(state.params))
 
 
-@pytest.mark.parametrize("micro_batches, mesh", [(2, (8, 1)), (4, (4, 2))])
-def test_sampling_gives_the_update_of_the_whole_batch_whatever_the_micro_batches_and_the_mesh(micro_batches, mesh):
-  objective, got = make(), update(make(), micro_batches, mesh)
+def test_sampling_on_4x2_devices_in_4_micro_batches_gives_the_update_of_the_whole_batch():
+  objective, got = make(), update(make(), 4, (4, 2))
   counts, terms = objective.counts(batch_of()), gradients(objective)
   for path, start in named_leaves(params_of(objective)).items():
     slope = terms["mlm"][path] / counts["mlm"] + 50 * terms["rtd"][path] / counts["rtd"]
     np.testing.assert_allclose(got[path], start - RATE * slope, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_sums_on_8x1_devices_in_parts_are_those_of_the_whole_batch(parts):
+  """Part m holds rows m, m + parts, ... and draws what they draw in the whole batch."""
+  objective, rows = make(), row_sharding(make_mesh(8, 1))
+  sums = jax.jit(lambda params, batch, own: objective.sums(params, None, batch, draws(own), False)[:2])
+  part = lambda m: jax.device_put(jax.tree.map(lambda x: x[m::parts], (batch_of(), np.arange(ROWS))), rows)
+  totals = [sums(params_of(objective), *part(m)) for m in range(parts)]
+  whole = named_leaves(compiled(objective)(params_of(objective), batch_of()))
+  for path, leaf in named_leaves(jax.tree.map(lambda *x: sum(x), *jax.device_get(totals))).items():
+    np.testing.assert_allclose(leaf, whole[path], rtol=1e-5, err_msg=path)
 
 
 def test_packed_equals_unpacked_where_the_likeliest_word_is_taken():
@@ -360,33 +323,3 @@ def test_flops_by_hand():
   discriminator = stack(32, 64) + 2 * 9 * 24 * 32 + 2 * 9 * (32 * 32 + 32)
   model = make().model
   assert flops.FORWARD[type(model)](model.config, work) == generator + discriminator
-
-
-# --- figures --------------------------------------------------------------------------------------------------------
-
-
-def test_histograms_merge_and_give_the_area_under_the_curve():
-  rng = np.random.default_rng(1)
-  labels = rng.random((20, 30)) < 0.1
-  logits, weights = np.float32(rng.normal(size=labels.shape) + 1.5 * labels), np.float32(rng.random(labels.shape) < 0.8)
-  whole = histogram(logits, labels, weights)
-  np.testing.assert_array_equal(whole, sum(histogram(*part) for part in zip(logits, labels, weights, strict=True)))
-  assert whole.shape == (2, BINS) and whole.sum() == weights.sum()
-  yes, no = (logits[(labels == truth) & (weights > 0)][:, None] for truth in (True, False))
-  pairwise = ((yes > no.T) + 0.5 * (yes == no.T)).mean()
-  assert detection_figures(whole)["rtd_auc"] == pytest.approx(pairwise, abs=2e-3)
-
-
-def test_figures_of_perfect_and_of_one_sided_decisions():
-  logits, ones = np.array([-9.0, -1.0, 2.0, 90.0], np.float32), np.ones(4, np.float32)
-  perfect = detection_figures(histogram(logits, logits > 0, ones))
-  assert perfect == {"rtd_accuracy": 1, "rtd_precision": 1, "rtd_recall": 1, "rtd_auc": 1, "replaced_share": 0.5}
-  empty = detection_figures(histogram(logits, logits > 100, ones))
-  assert empty == {"rtd_accuracy": 0.5, "rtd_precision": 0, "rtd_recall": 0, "rtd_auc": 0.5, "replaced_share": 0}
-
-
-def test_correct_columns_are_scattered():
-  """What the discriminator reads: originals, with samples in the slots of weight 1 alone."""
-  columns, samples, weights = jnp.array([[3, 1, 0]]), jnp.array([[7, 8, 9]]), jnp.array([[1, 1, 0]])
-  ids = replace_columns(jnp.zeros((1, 5), jnp.int32), columns, samples, weights)
-  assert ids.tolist() == [[0, 8, 0, 7, 0]]

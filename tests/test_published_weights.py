@@ -457,9 +457,7 @@ def test_without_a_config_sizes_are_those_of_the_tensors(tmp_path):
     shutil.copy(file, tmp_path)
   found = weights.load_tensorflow(tmp_path)
   assert (found.model.config.hidden, found.model.config.layers, found.model.config.heads) == (8, 1, 1)
-  assert found.notes[1:] == (
-    "no bert_config.json: sizes are the tensors', 1 heads by the width of released ones",
-  )
+  assert found.notes[1:] == ("no bert_config.json: sizes are the tensors', 1 heads by the width of released ones",)
   tensors, _ = tensorflow(CASES["albert"])
   with pytest.raises(WeightsError, match="weights release: has no albert_config.json beside it, want it"):
     from_tensorflow(tensors, tmp_path, "release")

@@ -6,6 +6,7 @@ Everything is read from files the test writes.
 import bz2
 import gzip
 import json
+import random
 
 import numpy as np
 import pytest
@@ -34,6 +35,22 @@ def test_sentences_of_three_languages(language, sentences):
 
 def test_a_newline_ends_a_sentence():
   assert split("no stop here\n\n  the next paragraph  \n", "en") == ["no stop here", "the next paragraph"]
+
+
+@pytest.mark.parametrize("space", ["\x85", "\xa0", "\u2003", "\u2028", "\u202f", "\u3000", " \xa0"])
+def test_a_space_outside_ascii_between_a_capital_and_its_full_stop(space):
+  # sentencex 1.0.32 panics here, which is no Exception and would end the run; no sentence may be lost or changed.
+  assert split(f"This is plan B{space}. It\xa0was late.", "en") == [f"This is plan B{space}.", "It\xa0was late."]
+
+
+@pytest.mark.parametrize("language", ["en", "de", "ko", "ja", "hy"])
+def test_splitting_loses_nothing_but_white_space(language):
+  draw = random.Random(language)
+  for _ in range(300):
+    text = "".join(draw.choices([*"aAb.!?\"'()1é。！」😀\u0301\u200b \t\n\xa0\u3000", "Mr. ", "[1]", "\r\n"], k=40))
+    found = split(text, language)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert all(sentence == sentence.strip() and "\n" not in sentence for sentence in found)
 
 
 def test_language_must_be_a_code(tmp_path):

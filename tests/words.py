@@ -10,7 +10,7 @@ import numpy as np
 
 from data.corpus import prepare
 from data.sources import open_source
-from data.tokenizers import Encoding
+from data.tokenizers import Encoding, wordpiece
 
 
 class Words:
@@ -89,6 +89,15 @@ def content(folder):
 def written(path, content):
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
   return path
+
+
+def jsonl(path, rows):
+  return written(path, "\n".join(map(json.dumps, rows)))
+
+
+def word_piece(*pieces):
+  """An uncased WordPiece tokenizer with these pieces."""
+  return wordpiece.WordPiece([*wordpiece.SPECIALS, *pieces], wordpiece.Settings(lowercase=True))
 
 
 def read(spec, language="en", seed=0):

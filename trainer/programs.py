@@ -37,7 +37,6 @@ class Setup:
     mesh = make_mesh(config.mesh.data, config.mesh.model, devices)
     return Setup(config, objectives.build(config), objectives.build_optimizer(config), mesh, stages(config))
 
-
   def informed(self, frequencies: np.ndarray) -> Setup:
     """This, with an objective that knows how often words occur in the training corpus (int [V])."""
     return dataclasses.replace(self, objective=objectives.build(self.config, frequencies))

@@ -125,12 +125,17 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"model\.(generator_)?(layers|hidden|heads|ffn)", _COUNT),
   (r"model\.(max_positions|unroll|embedding|groups|inner|span_positions)", _COUNT),
   (r"model\.share", _one_of("all", "attention", "ffn", "none")),
+  (r"model\.tie", _one_of("embeddings", "all", "none")),
   (r"model\.(\w+_)?dropout", _BELOW_ONE),
   (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu")),
   (r"model\.(norm_eps|init_std)", _POSITIVE),
   (r"model\.init", _one_of("truncated_normal", "normal")),
   (r"model\.remat", _one_of("none", "dots", "full")),
   (r"objective\.pair", _one_of("nsp", "sop", "none")),
+  (r"objective\.generator", _one_of("mlm", "uniform", "unigram", "electric")),
+  (r"objective\.target", _one_of("all_tokens", "masked", "replace_mlm", "all_tokens_mlm")),
+  (r"objective\.sample", _one_of("softmax", "argmax")),
+  (r"objective\.temperature", _POSITIVE),
   (r"objective\.loss_scale", Rule("mean, sum or a number above 0", _is_loss_scale)),
   (r"optimizer\.name", _one_of("adamw", "lamb", "sgd")),
   (r"optimizer\.(lr|eps)", _POSITIVE),
@@ -154,6 +159,7 @@ def check_value(key: str, value: Any) -> None:
 def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
   """One line for each pair of keys that cannot both stand. Keys that a recipe does not have contradict nothing."""
   yield from _model_contradictions(config)
+  yield from _electra_contradictions(config)
   yield from _data_contradictions(config)
   for number, stage in enumerate(stages):
     where = f"stages.{number}." if config.stages else ""
@@ -181,6 +187,32 @@ def _model_contradictions(config: ConfigDict) -> Iterator[str]:
       yield f"model.{hidden} is {model[hidden]}, want a multiple of model.{heads} = {model[heads]}"
   if "groups" in model and model.groups > model.layers:
     yield f"model.groups is {model.groups}, want at most model.layers = {model.layers}"
+
+
+def _electra_contradictions(config: ConfigDict) -> Iterator[str]:
+  model, objective = config.model, config.objective
+  if "tie" not in model:
+    return
+  kind = objective.generator
+  towers, learns = kind == "electric", kind in ("mlm", "electric")
+  sizes = [name for name in ("layers", "hidden", "heads", "ffn") if model[f"generator_{name}"] != model[name]]
+  if learns and model.tie == "all" and sizes:
+    name = sizes[0]
+    yield (
+      f"model.generator_{name} is {model[f'generator_{name}']}, want model.{name} = {model[name]} with model.tie=all: "
+      "one network has one size"
+    )
+  problems = (
+    (towers and model.tie == "all", "model.tie is all, want embeddings or none"),
+    (towers and objective.target != "all_tokens", f"objective.target is {objective.target}, want all_tokens"),
+    (objective.adversarial and kind != "mlm", "objective.adversarial is True, want False"),
+    (objective.sample == "argmax" and not learns, "objective.sample is argmax, want softmax"),
+  )
+  for wrong, text in problems:
+    if wrong:
+      yield f"{text} with objective.generator={kind}"
+  if objective.adversarial and objective.target not in ("all_tokens", "masked"):
+    yield f"objective.target is {objective.target}, want all_tokens or masked with objective.adversarial=True"
 
 
 def _data_contradictions(config: ConfigDict) -> Iterator[str]:

@@ -76,9 +76,7 @@ class Stored:
     return tuple(part for part, mark in marks if any(re.search(mark, name) for name in self.tensors))
 
 
-def stored(
-  tensors: Mapping[str, np.ndarray], config: dict[str, Any], source: str, drop: Sequence[str] = ()
-) -> Stored:
+def stored(tensors: Mapping[str, np.ndarray], config: dict[str, Any], source: str, drop: Sequence[str] = ()) -> Stored:
   """`tensors` widened to float32, without those whose name one of the regular expressions `drop` finds."""
   dropped = sorted(name for name in tensors if matches(name, drop))
   cast, count = widened({name: x for name, x in tensors.items() if name not in dropped}, source)
