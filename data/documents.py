@@ -164,18 +164,16 @@ def _flags(document: Document, offsets: list[np.ndarray]) -> np.ndarray | None:
     offsets: of each sentence's tokens, in the sentence.
   """
   begins = np.cumsum([0, *(len(sentence) + 1 for sentence in document.text)])
-  places = np.concatenate([each + begin for each, begin in zip(offsets, begins[:-1], strict=True)])
-  # Normalisation may bring the tokens' spans out of order; the first that ends behind a place and the last that begins
-  # before one are what counts.
-  first_places, end_places = np.minimum.accumulate(places[::-1, 0])[::-1], np.maximum.accumulate(places[:, 1])
-  flags = np.zeros(len(places), np.uint8)
+  # Tokens stand in the order of their first characters, and of their last ones.
+  firsts, ends = np.concatenate([each + begin for each, begin in zip(offsets, begins[:-1], strict=True)]).T
+  flags = np.zeros(len(firsts), np.uint8)
   for kind, spans in document.annotations.items():
     first, end = np.asarray(spans, np.int64).reshape(-1, 2).T
     within = np.searchsorted(begins, first, "right") == np.searchsorted(begins, end, "left")
     first, end = first[within], end[within]
     order = np.lexsort((first, first - end))
-    tokens = np.searchsorted(end_places, first[order], "right"), np.searchsorted(first_places, end[order], "left")
-    flags |= _marked(len(places), *tokens, ANNOTATIONS[kind])
+    tokens = np.searchsorted(ends, first[order], "right"), np.searchsorted(firsts, end[order], "left")
+    flags |= _marked(len(flags), *tokens, ANNOTATIONS[kind])
   return flags if flags.any() else None
 
 

@@ -156,8 +156,7 @@ def _json_document(line: str, name: str) -> Document | str:
     return "bad annotation"
   identity = value.get("id")
   name = str(identity) if isinstance(identity, (str, int)) else name
-  spans = annotations if any(annotations.values()) else None
-  return Document(name, title if isinstance(title, str) else None, text, annotations=spans)
+  return Document(name, title if isinstance(title, str) else None, text, annotations=annotations or None)
 
 
 def _are_spans(value: Any, size: int) -> bool:

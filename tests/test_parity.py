@@ -48,7 +48,7 @@ def batch():
 def ours():
   """hidden, mlm logits at the positions, pair logits, loss, gradients and parameters under transformers' names, ids."""
   objective, example = MaskedObjective(Bert(CONFIG), "nsp"), batch()
-  params = objective.init(jax.random.key(0), example)
+  params = jax.jit(objective.init)(jax.random.key(0), example)
   # zero biases and unit norms would hide a mistake in them
   keys = iter(jax.random.split(jax.random.key(1), 100))
   params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
@@ -67,16 +67,17 @@ def ours():
     np.where(example.weights > 0, example.inputs, np.take_along_axis(ids, example.positions, 1)),
     1,
   )
-  apply = lambda *args, **kwargs: objective.model.apply({"params": params}, *args, **kwargs)
-  hidden = apply(ids, example.tokens).hidden
-  outputs = (
-    hidden,
-    apply(hidden, example.positions, method="token_logits")[..., :VOCAB],
-    apply(hidden, example.pair.cls, method="pair_logits")[:, 0],
-  )
+
+  @jax.jit
+  def outputs(params):
+    apply = lambda *args, **kwargs: objective.model.apply({"params": params}, *args, **kwargs)
+    hidden = apply(ids, example.tokens).hidden
+    words = apply(hidden, example.positions, method="token_logits")[..., :VOCAB]
+    return hidden, words, apply(hidden, example.pair.cls, method="pair_logits")[:, 0]
+
   host, table, sizes = jax.device_get, tables.bert(CONFIG), objective.model.table_sizes()
   return (
-    *map(host, outputs),
+    *host(outputs(params)),
     float(value),
     to_published(host(grads), table, sizes),
     to_published(host(params), table, sizes),

@@ -25,7 +25,7 @@ LONG = "cat " * 30
   ("argv", "says"),
   [
     (["answer"], "choose from 'encode', 'fill', 'pair', 'detect', 'tokenize'"),
-    ([], "required: {encode,fill,pair,tokenize}"),
+    ([], "required: {encode,fill,pair,detect,tokenize}"),
     (["fill", MODEL], "one of the arguments --text --input is required"),
     (["fill", MODEL, "--text=a [MASK]", "--top=many"], "--top: invalid int value: 'many'"),
     (["fill", MODEL, "--text=a [MASK]", "--top=0"], f"top: got 0, want a number from 1 to {VOCAB}"),
@@ -94,7 +94,7 @@ def cut_manifests(folder):
 @pytest.mark.parametrize(
   ("harm", "says"),
   [
-    (config_text('{"model_type": "bert", "hidden_size": 32}'), "config.json: has no"),
+    (config_text('{"model_type": "bert", "hidden_size": 32}'), "want model.safetensors or"),
     (config_text("{"), "config.json: no JSON"),
     (config_text("{}"), "config.json: got no key schema"),
     (config_model(lambda model: model.pop("ffn")), "'ffn'"),

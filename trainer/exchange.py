@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import numpy as np
 
 from data.synthetic import synthetic_batch
 from data.tokenizers import validate
-from models.bert import BertConfig
+from models.encoder import EncoderConfig
 from models.paths import named_leaves
 from models.published import weights
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
-from trainer.loading import load_model, read_config
+from trainer.loading import load_model, published_tokenizer, read_config
 from trainer.programs import Program, Setup
 from trainer.start import CHECKPOINTS, adopt, write_config
-from trainer.texts import TOKENIZER, InputError, load_tokenizer
+from trainer.texts import TOKENIZER, InputError
 
-PARTS = ("heads/mlm/", "heads/pair/", "pooler/")  # what published weights may lack
+PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "pooler/")  # what published weights may lack
 
 
 def export_run(source: Path, target: Path) -> dict[str, Any]:
@@ -54,7 +55,11 @@ def import_weights(source: Path, target: Path, fresh_heads: bool, pytorch_bin: b
   if target.exists() and any(target.iterdir()):
     raise InputError(f"target {target}: is not empty, want a new folder")
   found = weights.load(source, pytorch_bin=pytorch_bin)
-  tokenizer = load_tokenizer(source)
+  if found.family == "electra" and not weights.is_pair(source):
+    raise InputError(
+      f"weights {source}: are one network of an ELECTRA, want discriminator/ and generator/"
+    )
+  tokenizer = published_tokenizer(source)
   validate(tokenizer, found.model.config.vocab_size)
   config = load(f"configs/{found.family}.py:base", _overrides(found.family, found.model.config))
   setup = Setup.of(config, jax.devices()[:1])
@@ -76,21 +81,33 @@ def import_weights(source: Path, target: Path, fresh_heads: bool, pytorch_bin: b
   return {"family": found.family, "source": str(source), "target": str(target), "parameters": _count(own)}
 
 
-def _overrides(family: str, c: BertConfig) -> dict[str, Any]:
+def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
   """Keys of the family's recipe that say what the weights are."""
   keys = {
     name: getattr(c, name)
     for name in ("vocab_size", "layers", "hidden", "heads", "ffn", "max_positions", "types", "dropout",
                  "attention_dropout", "activation", "norm_eps")
   }  # fmt: skip
-  pair = {"albert": "sop"}.get(family, "nsp") if c.pooler else "none"  # the recipes keep a pooler for a pair decision
-  sharing = {"embedding": c.embedding, "groups": c.sharing.attention_groups, "inner": c.sharing.inner}
-  keys |= sharing if family == "albert" else {}
-  overrides = {f"model.{key}": value for key, value in keys.items()} | {"objective.pair": pair}
+  keys |= _OWN[family](c) if family in _OWN else {}
+  overrides = {f"model.{key}": value for key, value in keys.items()}
+  if family != "electra":  # the recipes keep a pooler for a pair decision
+    overrides["objective.pair"] = {"albert": "sop"}.get(family, "nsp") if c.pooler else "none"
   if c.max_positions < 512:  # the recipes' rows
     shorter = {"data.length": c.max_positions, "data.max_predictions": max(1, round(0.15 * c.max_positions))}
     overrides |= {"stages": (), **shorter}
   return overrides
+
+
+def _albert(c: Any) -> dict[str, Any]:
+  return {"embedding": c.embedding, "groups": c.sharing.attention_groups, "inner": c.sharing.inner}
+
+
+def _electra(c: Any) -> dict[str, Any]:
+  generator = {f"generator_{name}": getattr(c.generator, name) for name in ("layers", "hidden", "heads", "ffn")}
+  return {"embedding": c.embedding, "tie": c.tie, **generator}
+
+
+_OWN: dict[str, Callable[[Any], dict[str, Any]]] = {"albert": _albert, "electra": _electra}
 
 
 def _count(params: Any) -> int:

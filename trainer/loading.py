@@ -52,16 +52,23 @@ def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded
   folder = Path(path)
   if not folder.is_dir():
     raise InputError(f"model {folder}: no such directory, want a workdir of train.py or published weights")
+  if is_published(folder):
+    return load_published(folder, dtype)
   if not (folder / CONFIG).is_file():
     raise InputError(f"model {folder}: has no {CONFIG}, want a workdir of train.py or published weights")
-  return load_published(folder, dtype) if is_published(folder) else load_workdir(folder, dtype)
+  return load_workdir(folder, dtype)
 
 
 def is_published(folder: Path) -> bool:
-  """Whether the folder's config.json is of Hugging Face's layout; a damaged one is left to the reader of workdirs."""
+  """Whether the folder is of Hugging Face's layout; a damaged config.json is left to the reader of workdirs.
+
+  Both networks of an ELECTRA stand in folders of their own in it.
+  """
+  if weights.is_pair(folder):
+    return True
   try:
     values = json.loads((folder / CONFIG).read_bytes())
-  except ValueError:
+  except (OSError, ValueError):
     return False
   return isinstance(values, dict) and "schema" not in values and bool(values.keys() & {"model_type", "architectures"})
 
@@ -105,6 +112,11 @@ def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
   return found[0], found[1]["step"]
 
 
+def published_tokenizer(folder: Path) -> Tokenizer:
+  """The tokenizer of published weights."""
+  return load_tokenizer(folder / "discriminator" if weights.is_pair(folder) else folder)
+
+
 def load_published(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a folder in Hugging Face's layout: config.json, weights, and the tokenizer's files."""
   dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -114,7 +126,7 @@ def load_published(folder: Path, dtype: str | None) -> Loaded:
     raise InputError(f"model {folder}: {error}") from error
   for note in found.notes:
     logging.info("model %s: %s", folder, note)
-  tokenizer = load_tokenizer(folder)
+  tokenizer = published_tokenizer(folder)
   validate(tokenizer, found.model.config.vocab_size)
   params = jax.tree.map(jax.numpy.asarray, found.params)
   return Loaded(found.model, params, tokenizer, found.model.config.max_positions, str(folder))
