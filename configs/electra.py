@@ -33,7 +33,7 @@ SETTINGS = {
   "sample": ("softmax", "argmax"),
 }
 PUBLISHED = {  # table 6: steps, batch, length, mask rate, rate
-  "tiny": (5000, 16, 128, 0.15, 1.5e-3),
+  "tiny": (3000, 16, 128, 0.15, 1.5e-3),
   "small": (1_000_000, 128, 128, 0.15, 5e-4),
   "small_plus": (4_000_000, 128, 512, 0.15, 5e-4),
   "base": (766_000, 256, 512, 0.15, 2e-4),
