@@ -4,9 +4,10 @@
     python -m models.hf import --source=bert-base-uncased --target=runs/bert-base    a workdir to go on from
 
 A folder is config.json, model.safetensors (or its index and parts) and the tokenizer's files; an export carries
-SHA256SUMS. Nothing is guessed: tensors that are missing, extra or of another shape are listed by name. predict.py and
-`--config.init_from` read such folders without an import. The last line on stdout is a JSON summary; wrong input ends
-with one line on stderr and exit status 2.
+SHA256SUMS. With --tensorflow the source is a checkpoint of the original BERT, ALBERT or ELECTRA code. Nothing is
+guessed: tensors that are missing, extra or of another shape are listed by name. predict.py and `--config.init_from` read
+folders without an import. The last line on stdout is a JSON summary; wrong input ends with one line on stderr and exit
+status 2.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   importing = verbs.choices["import"]
   importing.add_argument("--fresh_heads", action="store_true", help="heads that the weights lack start from the seed")
   importing.add_argument("--pytorch_bin", action="store_true", help="read pytorch_model.bin, through a safe loader")
+  importing.add_argument("--tensorflow", action="store_true", help="a checkpoint of the original code, or its prefix")
   flags = parser.parse_args(argv)
   from data.tokenizers import TokenizerError
   from models.published.errors import WeightsError
@@ -47,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.verb == "export":
       summary = exchange.export_run(flags.source, flags.target)
     else:
-      summary = exchange.import_weights(flags.source, flags.target, flags.fresh_heads, flags.pytorch_bin)
+      summary = exchange.import_weights(
+        flags.source, flags.target, flags.fresh_heads, flags.pytorch_bin, flags.tensorflow
+      )
   except (InputError, WeightsError, ConfigError, CheckpointError, TokenizerError, OSError) as error:
     print(f"models.hf {flags.verb}: {' '.join(str(error).split())}", file=sys.stderr)
     return USER_ERROR

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -122,3 +123,16 @@ def test_a_target_in_use_is_left_alone(run, published, tmp_path, capsys):
     assert hf.main([verb, f"--source={source}", f"--target={tmp_path}"]) == 2
     assert str(tmp_path) in line(capsys)
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_checkpoint_of_the_original_code_becomes_a_run(tmp_path, capsys):
+  """Written by TensorFlow: two shards, Adam's slots beside the weights."""
+  source, target = tmp_path / "release", tmp_path / "run"
+  shutil.copytree(Path(__file__).parent / "fixtures" / "tf_bert", source)
+  pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijkl"]
+  (source / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
+  assert hf.main(["import", f"--source={source}", f"--target={target}", "--tensorflow"]) == 0
+  assert json.loads(capsys.readouterr().out)["family"] == "bert"
+  found = named_leaves(weights.load_tensorflow(source).params)
+  for path, leaf in named_leaves(jax.device_get(load_model(target).params)).items():
+    np.testing.assert_array_equal(leaf, found[path], err_msg=path)

@@ -14,15 +14,18 @@ import numpy as np
 
 from data.synthetic import synthetic_batch
 from data.tokenizers import validate
+from models.electra import ElectraConfig
 from models.encoder import EncoderConfig
 from models.paths import named_leaves
 from models.published import weights
+from models.spanbert import SpanBertConfig
+from objectives.state import State
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
 from trainer.loading import load_model, published_tokenizer, read_config
 from trainer.programs import Program, Setup
 from trainer.start import CHECKPOINTS, adopt, write_config
-from trainer.texts import TOKENIZER, InputError
+from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
 PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "pooler/")  # what published weights may lack
 
@@ -43,34 +46,34 @@ def export_run(source: Path, target: Path) -> dict[str, Any]:
   return {"family": family, "source": loaded.source, "target": str(target), "parameters": _count(params)}
 
 
-def import_weights(source: Path, target: Path, fresh_heads: bool, pytorch_bin: bool) -> dict[str, Any]:
+def import_weights(
+  source: Path, target: Path, fresh_heads: bool = False, pytorch_bin: bool = False, tensorflow: bool = False
+) -> dict[str, Any]:
   """Makes a workdir at step 0 of published weights: `init_from`, `predict.py` and `export` take it like any run.
 
   Args:
+    source: a folder in Hugging Face's layout; with `tensorflow` a folder with one checkpoint, or its prefix.
     fresh_heads: heads and pooler that the weights lack start from the seed; else they are an error.
     pytorch_bin: read pytorch_model.bin where there is no safetensors file.
+    tensorflow: read a checkpoint of the original BERT, ALBERT or ELECTRA code.
   Raises:
     InputError, WeightsError, ConfigError: the folder, its config or its tensors do not fit, or `target` is in use.
   """
   if target.exists() and any(target.iterdir()):
     raise InputError(f"target {target}: is not empty, want a new folder")
-  found = weights.load(source, pytorch_bin=pytorch_bin)
-  if found.family == "electra" and not weights.is_pair(source):
-    raise InputError(
-      f"weights {source}: are one network of an ELECTRA, want discriminator/ and generator/"
-    )
-  tokenizer = published_tokenizer(source)
-  validate(tokenizer, found.model.config.vocab_size)
-  config = load(f"configs/{found.family}.py:base", _overrides(found.family, found.model.config))
-  setup = Setup.of(config, jax.devices()[:1])
-  stage = dataclasses.replace(setup.stages[0], batch_size=config.micro_batches)
-  state = Program(setup, stage, synthetic_batch(config, stage, 0)).fresh_state()
+  if tensorflow:
+    found = weights.load_tensorflow(source)
+    tokenizer = load_tokenizer(source if source.is_dir() else source.parent)
+  else:
+    found = weights.load(source, pytorch_bin=pytorch_bin)
+    tokenizer = published_tokenizer(source)
+  family, model = _family(found), found.model.config
+  if family == "electra" and not (isinstance(model, ElectraConfig) and model.generator):
+    raise InputError(f"weights {source}: are one network of an ELECTRA, want both, in discriminator/ and generator/")
+  validate(tokenizer, model.vocab_size)
+  config = load(f"configs/{family}.py:base", _overrides(family, model))
   own = {path: np.asarray(leaf) for path, leaf in named_leaves(found.params).items()}
-  has = lambda part, paths: any(path.startswith(part) for path in paths)
-  absent = [part for part in PARTS if has(part, named_leaves(state.params)) and not has(part, own)]
-  if absent and not fresh_heads:
-    raise InputError(f"weights {source}: have no {', '.join(absent)}; --fresh_heads starts them from the seed")
-  state = dataclasses.replace(state, params=adopt(own, state.params, tuple(("", part) for part in absent)))
+  state = _state(config, own, source, fresh_heads)
   with Checkpoints(target / CHECKPOINTS, keep=1) as checkpoints:
     meta = {"config": json.loads(to_json(config)), "data": "", "imported": str(source)}
     checkpoints.save(state, meta, scheduled=True, permanent=True, wait=True)
@@ -78,7 +81,24 @@ def import_weights(source: Path, target: Path, fresh_heads: bool, pytorch_bin: b
   tokenizer.save(target / TOKENIZER)
   for note in found.notes:
     logging.info("weights %s: %s", source, note)
-  return {"family": found.family, "source": str(source), "target": str(target), "parameters": _count(own)}
+  return {"family": family, "source": str(source), "target": str(target), "parameters": _count(own)}
+
+
+def _family(found: weights.Published) -> str:
+  """The recipe's name. SpanBERT's files say bert, and its boundary head tells."""
+  return "spanbert" if isinstance(found.model.config, SpanBertConfig) else found.family
+
+
+def _state(config: Any, own: dict[str, np.ndarray], source: Path, fresh_heads: bool) -> State:
+  """A fresh state of the config with the leaves of `own`."""
+  setup = Setup.of(config, jax.devices()[:1])
+  stage = dataclasses.replace(setup.stages[0], batch_size=config.micro_batches)
+  state = Program(setup, stage, synthetic_batch(config, stage, 0)).fresh_state()
+  has = lambda part, paths: any(path.startswith(part) for path in paths)
+  absent = [part for part in PARTS if has(part, named_leaves(state.params)) and not has(part, own)]
+  if absent and not fresh_heads:
+    raise InputError(f"weights {source}: have no {', '.join(absent)}; --fresh_heads starts them from the seed")
+  return dataclasses.replace(state, params=adopt(own, state.params, tuple(("", part) for part in absent)))
 
 
 def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
@@ -99,7 +119,13 @@ def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
 
 
 def _albert(c: Any) -> dict[str, Any]:
-  return {"embedding": c.embedding, "groups": c.sharing.attention_groups, "inner": c.sharing.inner}
+  attention, ffn = c.sharing.attention_groups, c.sharing.ffn_groups
+  share = "all" if attention == ffn else "attention" if ffn == c.layers else "ffn"
+  return {"embedding": c.embedding, "share": share, "groups": min(attention, ffn), "inner": c.sharing.inner}
+
+
+def _spanbert(c: Any) -> dict[str, Any]:
+  return {"span_positions": c.span_positions}
 
 
 def _electra(c: Any) -> dict[str, Any]:
@@ -107,7 +133,11 @@ def _electra(c: Any) -> dict[str, Any]:
   return {"embedding": c.embedding, "tie": c.tie, **generator}
 
 
-_OWN: dict[str, Callable[[Any], dict[str, Any]]] = {"albert": _albert, "electra": _electra}
+_OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
+  "albert": _albert,
+  "electra": _electra,
+  "spanbert": _spanbert,
+}
 
 
 def _count(params: Any) -> int:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import models
-from data.batch import Tokens
 from data.tokenizers import Tokenizer, validate
 from models.published import weights
 from models.published.errors import WeightsError
+from models.published.parts import shapes_of
 from trainer.config import flatten, from_json, stages
 from trainer.manifest import CheckpointError
 from trainer.restore import Reader
@@ -100,11 +99,8 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
 
 def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
   """Parameters of the newest good checkpoint, on the default device, and its step."""
-  zeros = np.zeros((1, 2), np.int32)
-  example = Tokens(ids=zeros, types=zeros, segments=zeros, positions=zeros)
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example, method="everything")["params"])
   try:
-    found = Reader(folder / "checkpoints").restore_params(shapes)
+    found = Reader(folder / "checkpoints").restore_params(shapes_of(model))
   except CheckpointError as error:
     raise InputError(f"model {folder}: {error}") from error
   if found is None:
