@@ -179,10 +179,10 @@ def test_roberta_starts_from_a_plain_normal_and_zero_padding_rows():
   init = MaskedObjective(Bert(config)).init
   tables = jax.jit(lambda: init(jax.random.key(0), masked_batch(0))["embeddings"])()
   for name in ("word", "position"):
-    table = np.asarray(tables[name]["embedding"])
+    table = np.asarray(tables[name]["embedding"])[:8000]  # the rows behind only pad the vocabulary
     np.testing.assert_array_equal(table[1], 0.0)
     assert np.abs(np.delete(table, 1, axis=0)).max(axis=1).min() > 0
-  words = np.delete(np.asarray(tables["word"]["embedding"]), 1, axis=0)
+  words = np.delete(np.asarray(tables["word"]["embedding"])[:8000], 1, axis=0)
   assert abs(words.std() - 0.02) < 1e-4 and abs((np.abs(words) > 0.04).mean() - 0.0455) < 0.002
   assert roberta.get_config("base").model.init == "normal"
 
