@@ -77,6 +77,24 @@ class Objective(Protocol):
     """Real sizes of the axes that are padded, by axis name."""
 
 
+class TokenObjective:
+  """What objectives over rows of tokens share: no carry; parameters, sharding rules and table sizes are the model's."""
+
+  model: Any
+
+  def init(self, key: Array, batch: Any) -> dict:
+    return self.model.init(key, batch.tokens, method="everything")["params"]
+
+  def carry(self, batch: Any) -> None:
+    return None
+
+  def axes(self) -> tuple:
+    return self.model.axes()
+
+  def table_sizes(self) -> dict[str, int]:
+    return self.model.table_sizes()
+
+
 def mean_losses(sums: dict, counts: dict, weights: dict[str, float]) -> dict[str, float]:
   """{loss, <term>_loss}: what every objective reports first. Host values."""
   losses = {term: float(total) / max(float(counts[term]), 1.0) for term, total in sums.items()}

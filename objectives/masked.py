@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from data.batch import Masked
 from models.bert import Bert
 from models.heads import replace_columns
-from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
+from objectives.base import Array, Draws, Terms, TokenObjective, mean_losses, rate, tally
 from objectives.losses import cross_entropy, is_top
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedObjective:
+class MaskedObjective(TokenObjective):
   """Masked tokens (term `mlm`).
 
   Attributes:
@@ -37,18 +37,6 @@ class MaskedObjective:
   @property
   def weights(self) -> dict[str, float]:
     return {"mlm": 1.0, **({self.pair: 1.0} if self.pair else {}), **({"sbo": self.sbo} if self.sbo else {})}
-
-  def init(self, key: Array, batch: Masked) -> dict:
-    return self.model.init(key, batch.tokens, method="everything")["params"]
-
-  def carry(self, batch: Masked) -> None:
-    return None
-
-  def axes(self) -> tuple:
-    return self.model.axes()
-
-  def table_sizes(self) -> dict[str, int]:
-    return self.model.table_sizes()
 
   def counts(self, batch: Masked) -> Terms:
     counts = {"mlm": jnp.sum(batch.weights)}

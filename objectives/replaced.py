@@ -21,14 +21,14 @@ from models.electra import Electra
 from models.heads import gather_columns, replace_columns
 from models.layers import split_key
 from objectives import electra_variants as variants
-from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
+from objectives.base import Array, Draws, Terms, TokenObjective, mean_losses, rate, tally
 from objectives.detection import detection_figures
 from objectives.losses import cross_entropy, is_top
 from objectives.sampling import draw
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplacedObjective:
+class ReplacedObjective(TokenObjective):
   """Terms `mlm` (if a generator learns), that of `target`, and `policy` and `baseline` if `adversarial`.
 
   Attributes:
@@ -71,18 +71,6 @@ class ReplacedObjective:
     with np.errstate(divide="ignore"):
       logs = np.log(counts / counts.sum())
     return dataclasses.replace(self, log_frequencies=np.maximum(logs, -1e9).astype(np.float32))
-
-  def init(self, key: Array, batch: Masked) -> dict:
-    return self.model.init(key, batch.tokens, method="everything")["params"]
-
-  def carry(self, batch: Masked) -> None:
-    return None
-
-  def axes(self) -> tuple:
-    return self.model.axes()
-
-  def table_sizes(self) -> dict[str, int]:
-    return self.model.table_sizes()
 
   def counts(self, batch: Masked) -> Terms:
     slots = jnp.sum(batch.weights)
