@@ -7,6 +7,7 @@ Ids are uniform: the time of a step does not depend on them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -90,4 +91,18 @@ def masked(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -
   return Masked(tokens, *slots, used.astype(np.float32), pair=pair)
 
 
-BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "masked": masked}
+def spans(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> Masked:
+  """`masked`, with the columns beside each prediction as the edges of its span where both are real ones."""
+  batch = masked(config, stage, rng, full_rows)
+  if not config.objective.sbo:
+    return batch
+  edges = batch.positions[..., None] + np.array([-1, 1], np.int32)
+  last = (batch.tokens.segments > 0).sum(1)[:, None] - 1
+  inside = (batch.weights > 0) & (edges[..., 0] >= 0) & (edges[..., 1] <= last)
+  offsets = rng.integers(0, config.model.span_positions, inside.shape) * inside
+  return dataclasses.replace(
+    batch, edges=np.where(inside[..., None], edges, -1).astype(np.int32), offsets=offsets.astype(np.int32)
+  )
+
+
+BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "masked": masked, "spans": spans}

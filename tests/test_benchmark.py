@@ -20,6 +20,7 @@ from models import flops
 from models.sharding import make_mesh
 from trainer import chips, compile_only
 from trainer.config import load, stages
+from trainer.programs import Setup
 
 ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = ("grain", "tensorflow_datasets", "tokenizers", "sentencepiece", "tensorflow", "orbax", "array_record")
@@ -179,6 +180,16 @@ def test_the_json_line_is_complete_and_consistent():
   assert figures["peak_bytes"] > 3 * 4 * parameters  # weights and two moments at least
   assert figures["loss"]["first"] == pytest.approx(np.log(256) + np.log(2), abs=0.3)
   assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == set(figures["versions"])
+
+
+@pytest.mark.parametrize("model", ["albert", "bert", "electra", "roberta", "spanbert"])
+def test_every_recipe_has_synthetic_batches_and_a_flop_count(model):
+  config = load(f"configs/{model}.py:tiny")
+  setup = Setup.of(config, jax.devices()[:1])
+  batch = synthetic_batch(config, setup.stages[0], 0)
+  validate(batch)
+  assert 1e8 < flops.step_flops(setup.objective.model, batch) < 1e11
+  assert set(jax.eval_shape(setup.objective.counts, batch)) == set(setup.objective.weights)
 
 
 def test_inference_times_the_encoder_alone():
