@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data import sentences as splitting
-from data.store import ANNOTATIONS
+from data.annotations import ANNOTATIONS
 
 if TYPE_CHECKING:
   from data.tokenizers import Tokenizer

@@ -17,15 +17,12 @@ Words of a chunk's stream (the document's key with the number of the chunk's fir
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from data import draws
-from data.spans import Cut, chain, document_blocks
-
-if TYPE_CHECKING:
-  from data.examples import Options
+from data.spans import Cut, Options, chain, document_blocks
 
 SHORT, SHORTEST, SINGLE = 0.05, 5, 0.1
 _UNBOUNDED = 1 << 40  # tokens

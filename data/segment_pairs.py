@@ -23,15 +23,12 @@ ones are those reached from a document's first sentence.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from data import draws
-from data.spans import Cut, chain, document_blocks
-
-if TYPE_CHECKING:
-  from data.examples import Options
+from data.spans import Cut, Options, chain, document_blocks
 
 TRIES = 10
 

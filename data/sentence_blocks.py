@@ -12,14 +12,11 @@ block of a document that ends in a skipped sentence, which is not imitated. Noth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from data.spans import Cut, chain
-
-if TYPE_CHECKING:
-  from data.examples import Options
+from data.spans import Cut, Options, chain
 
 
 def cut(store: Any, options: Options, seed: int, pass_: int) -> Cut:

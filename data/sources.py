@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from data import draws, reading, wiki
+from data.annotations import ANNOTATIONS
 from data.documents import Document, Skipped, sentences
 from data.reading import SourceError
 from data.sentences import check_language
-from data.store import ANNOTATIONS
 
 _DEMO = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 _TERM = re.compile(r"\s*(\d+\.?\d*|\.\d+)\*")

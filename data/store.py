@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.annotations import ANNOTATIONS
+
 if TYPE_CHECKING:
   from data.documents import EncodedDocument
 
 FORMAT = 1
-ANNOTATIONS = {"entities": 1, "noun_phrases": 4}  # the flag of a token that begins one; twice it, of one that goes on
 _BLOCK = 1 << 24
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data import rows, spans, tables
-from data.examples import FORMATS, Options, TableError, build_table
+from data.examples import BUILDERS, FORMATS, Options, TableError, build_table
 from data.loader import Pipeline, Settings
 from data.masking import Masking
 from data.tokenizers import Special
@@ -41,6 +41,10 @@ def near(share, want, count):
 
 
 # --- every format ----------------------------------------------------------------------------------------------------
+
+
+def test_every_format_has_a_builder():
+  assert tuple(BUILDERS) == FORMATS
 
 
 def test_which_formats_have_pair_decisions_and_which_a_second_segment():
