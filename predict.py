@@ -30,15 +30,9 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemaining
 from rich.table import Table
 
 from data.tokenizers import TokenizerError
+from trainer.command import USER_ERROR, OneLineParser
 from trainer.rules import ConfigError
 from trainer.texts import InputError, load_tokenizer, read_lines, read_pairs
-
-USER_ERROR = 2
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
-    self.exit(USER_ERROR, f"{self.prog}: {message}\n")
 
 
 @dataclasses.dataclass
@@ -223,7 +217,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = OneLineParser(
     prog="predict.py", allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   verbs = parser.add_subparsers(dest="verb", required=True, metavar=f"{{{','.join(VERBS)}}}")

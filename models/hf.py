@@ -18,12 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-USER_ERROR = 2
-
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
-  parser = argparse.ArgumentParser(
+  from trainer.command import USER_ERROR, OneLineParser
+
+  parser = OneLineParser(
     prog="python -m models.hf", allow_abbrev=False, description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip

@@ -1,7 +1,6 @@
 """Runs to published weights and back, by the commands that users have."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -20,16 +19,8 @@ from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 from trainer.start import _initial_params
 
+pytestmark = pytest.mark.usefixtures("own_logging")
 TEXTS = ["the cat sat", "it rained in paris [MASK] day"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_logging():
-  """The command sets up the process's log; other tests read stderr."""
-  root = logging.getLogger()
-  handlers, level = [*root.handlers], root.level
-  yield
-  root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="module")

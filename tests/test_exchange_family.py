@@ -1,7 +1,6 @@
 """Every family out of a run and back into one, by the command, parameter for parameter."""
 
 import json
-import logging
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from trainer.config import load, to_json
 from trainer.inference import load_model
 from trainer.programs import Program, Setup
 
+pytestmark = pytest.mark.usefixtures("own_logging")
 SMALL = {
   "model.hidden": 32, "model.heads": 2, "model.ffn": 48, "model.max_positions": 48, "data.length": 24, "batch_size": 1,
   "data.max_predictions": 4,
@@ -31,15 +31,6 @@ RUNS = {  # recipe and variant -> pieces of its vocabulary, and sizes beside SMA
   "electra.py:tiny": (100, GENERATOR),
   "electra.py:tiny,tie=none": (100, GENERATOR),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_logging():
-  """The command sets up the process's log; other tests read stderr."""
-  root = logging.getLogger()
-  handlers, level = [*root.handlers], root.level
-  yield
-  root.handlers, root.level = handlers, level
 
 
 @pytest.mark.parametrize("variant", RUNS)

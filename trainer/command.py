@@ -5,6 +5,7 @@ Nothing here imports jax: a wrong line ends the program with one line on stderr 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,13 @@ from trainer.config import load
 from trainer.rules import ConfigError, nearest
 
 USER_ERROR = 2  # exit code of a wrong command line or config
+
+
+class OneLineParser(argparse.ArgumentParser):
+  """argparse for the commands that take no config: a wrong line is one line on stderr and code 2, without the usage."""
+
+  def error(self, message: str):
+    self.exit(USER_ERROR, f"{self.prog}: {message}\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
   if family != "electra":
     # BERT's and ALBERT's recipes keep a pooler for a pair decision; the others have pairs where there is a head
     pair = c.pooler if family in ("albert", "bert") else "pair" in c.heads_on_top
-    overrides["objective.pair"] = {"albert": "sop"}.get(family, "nsp") if pair else "none"
+    overrides["objective.pair"] = ("sop" if family == "albert" else "nsp") if pair else "none"
     overrides |= {"data.format": "segment_pairs"} if pair else {}
   if c.max_positions < 512:  # the recipes' rows
     shorter = {"data.length": c.max_positions, "data.max_predictions": max(1, round(0.15 * c.max_positions))}

@@ -26,7 +26,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from data.tokenizers import TokenizerError
-from data.tokenizers.library import CONFIG_NAMES, LibraryTokenizer, check_list, check_text, check_words, write
+from data.tokenizers.backend import CONFIG_NAMES, LibraryTokenizer, check_list, check_text, check_words, write
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data.tokenizers import Files, TokenizerError
+from data.tokenizers.backend import by_id, check_same, pieces_of_json, read_lines, reading, special_names
 from data.tokenizers.bytebpe import FIRST, SPECIALS, ByteBPE, Settings
-from data.tokenizers.library import by_id, check_same, pieces_of_json, read_lines, reading, special_names
 
 _Merges = list[tuple[str, str]]
 

@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 from data.tokenizers import Files, TokenizerError
-from data.tokenizers.library import check_same, pieces_of_json, reading, special_names
+from data.tokenizers.backend import check_same, pieces_of_json, reading, special_names
 from data.tokenizers.sentencepieces import (
   COMMA_PENALTY,
   SPECIALS,

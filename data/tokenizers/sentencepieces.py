@@ -32,8 +32,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryBackend
 
 from data.tokenizers import Encoding, Tokenizer, TokenizerError
+from data.tokenizers.backend import CONFIG_NAMES, check_list, check_text, check_words, write
 from data.tokenizers.cleaning import clean, in_source
-from data.tokenizers.library import CONFIG_NAMES, check_list, check_text, check_words, write
 from data.tokenizers.wordsegments import word_starts
 
 ModelProto = sentencepiece_model_pb2.ModelProto

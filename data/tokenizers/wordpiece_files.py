@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from data.tokenizers import Files, TokenizerError
-from data.tokenizers.library import check_same, pieces_of_json, read_lines, reading, special_names
+from data.tokenizers.backend import check_same, pieces_of_json, read_lines, reading, special_names
 from data.tokenizers.wordpiece import SPECIALS, Settings, WordPiece
 
 _log = logging.getLogger(__name__)
