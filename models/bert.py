@@ -104,14 +104,13 @@ def pretraining_parts(config: Any) -> dict[str, Any]:
   return {"pooler": pair, "heads_on_top": ("mlm", "pair") if pair else ("mlm",)}
 
 
+def unshared(config: Any, dtype: Any) -> dict[str, Any]:
+  """EncoderConfig fields of a model whose tables are as wide as its layers, which share nothing."""
+  model = config.model
+  sharing = Sharing(model.layers, model.layers)
+  return {**common_fields(model, dtype), "embedding": model.hidden, "sharing": sharing}
+
+
 def build(config: Any, dtype: Any) -> Bert:
   """The Bert of a resolved config."""
-  model = config.model
-  return Bert(
-    BertConfig(
-      **common_fields(model, dtype),
-      **pretraining_parts(config),
-      embedding=model.hidden,
-      sharing=Sharing(model.layers, model.layers),
-    )
-  )
+  return Bert(BertConfig(**unshared(config, dtype), **pretraining_parts(config)))

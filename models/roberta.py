@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bert import Bert, BertConfig, pretraining_parts
-from models.encoder import common_fields
-from models.stack import Sharing
+from models.bert import Bert, BertConfig, pretraining_parts, unshared
 
 PADDING = 1  # id of <pad>, and row of its position
 
 
 def build(config: Any, dtype: Any) -> Bert:
   """The RoBERTa of a resolved config."""
-  model = config.model
   return Bert(
     BertConfig(
-      **common_fields(model, dtype),
+      **unshared(config, dtype),
       **pretraining_parts(config),
-      embedding=model.hidden,
-      sharing=Sharing(model.layers, model.layers),
       position_offset=PADDING + 1,
       zero_padding=PADDING,
     )

@@ -9,11 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data.batch import Tokens
-from models.bert import Bert, BertConfig, Heads, pretraining_parts
-from models.encoder import common_fields
+from models.bert import Bert, BertConfig, Heads, pretraining_parts, unshared
 from models.heads import gather_columns, tied_logits
 from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, Table
-from models.stack import Sharing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,15 +89,12 @@ SBO_AXES = (
 
 def build(config: Any, dtype: Any) -> SpanBert:
   """The SpanBERT of a resolved config."""
-  model = config.model
   parts = pretraining_parts(config)
   parts["heads_on_top"] += ("sbo",) if config.objective.sbo > 0 else ()
   return SpanBert(
     SpanBertConfig(
-      **common_fields(model, dtype),
+      **unshared(config, dtype),
       **parts,
-      embedding=model.hidden,
-      sharing=Sharing(model.layers, model.layers),
-      span_positions=model.span_positions,
+      span_positions=config.model.span_positions,
     )
   )
