@@ -3,7 +3,7 @@
 Each class is a frozen dataclass registered as a pytree, so it passes through `jax.jit` as it is. Every array field
 declares its dimensions by letter and its dtype kind; `validate` holds a batch against them on the host, before anything
 is dispatched. Letters: B batch, L tokens, P predictions, S examples of a row, E entities, M words of a mention,
-J predicted entities, G row groups, U distinct words of a group, C characters, K labels.
+J predicted entities, G row groups, U distinct words of a group, C characters or classes, K labels, A mentions of a label.
 
 A dimension letter has one size throughout a batch. Fields whose first letter is B are rows: micro-batches and devices
 split them; anything else (the word tables of `Chars`) belongs to the whole batch.
@@ -101,12 +101,19 @@ class Chars:
 
 @batch_type
 class Labelled:
-  """A fine-tuning batch: whole sequences, marked tokens or spans with labels."""
+  """A fine-tuning batch: labels that stand on tokens, spans of tokens, or mentions of entities.
+
+  Which of the optional fields a task has is its own affair: a relation has the slots of its two mentions, an answer the
+  columns where it begins and ends as its two labels and nothing else.
+  """
 
   tokens: Tokens
-  labels: Array = dims("B K")
+  labels: Array = dims("B K")  # classes, or columns; 0 where `several` says what is true
   weights: Array = dims("B K", "float")  # 0 = padding
   cls: Array | None = dims("B K", optional=True)  # columns the labels stand on, where they stand on tokens
+  spans: Array | None = dims("B K 2", optional=True)  # first and last column, where they stand on spans
+  slots: Array | None = dims("B K A", optional=True)  # slots of `entities`, where they stand on A mentions
+  several: Array | None = dims("B K C", "float", optional=True)  # 0 or 1 for each class, where several may be true
   entities: Entities | None = None
 
 

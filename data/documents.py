@@ -40,6 +40,8 @@ class Document:
   `text` is running text (a newline ends a paragraph), or a list of sentences where the source has one a line.
   `namespaces` is set where `text` is wikitext: the site's names of its namespaces. `annotations` holds, for some of the
   kinds `ANNOTATIONS`, [first, end] spans of characters of `text`; of a list, of its sentences joined by newlines.
+  `links` stands beside a list of sentences: for each the [first, end, title] of its links, in characters of the sentence,
+  in order and apart from one another. `redirect` is the title that a page without text of its own leads to.
   """
 
   id: str
@@ -47,13 +49,16 @@ class Document:
   text: str | list[str]
   namespaces: tuple[str, ...] | None = None
   annotations: dict[str, list[list[int]]] | None = None
+  links: list[list[tuple[int, int, str]]] | None = None
+  redirect: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedDocument:
   """Tokens of one document, without special tokens: ids int32 [n], word_starts bool [n], sentences int32 lengths.
 
-  annotations: uint8 [n], sums of `ANNOTATIONS` flags; None where no token has any.
+  annotations: uint8 [n], sums of `ANNOTATIONS` flags; None where no token has any. mentions: int32 [m, 3], of each linked
+  mention the first token, one past the last, and the id of its entity, in order; None in a corpus without entities.
   """
 
   id: str
@@ -62,6 +67,7 @@ class EncodedDocument:
   word_starts: np.ndarray
   sentences: np.ndarray
   annotations: np.ndarray | None = None
+  mentions: np.ndarray | None = None
 
   @property
   def flags(self) -> np.ndarray:

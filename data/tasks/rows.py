@@ -1,0 +1,44 @@
+"""One example of a task, or one window of it, on its way into a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+class TaskError(ValueError):
+  """A task's file or example that cannot be used; one line with file and line where there are any."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskRow:
+  """Tokens with their labels, unpadded; columns count from the row's first special token.
+
+  Attributes:
+    ids: int32[n], special tokens included.
+    types: int32[n].
+    labels: int32[k], weights: float32[k]: as in `data.batch.Labelled`; a label of weight 0 is not trained on.
+    cls, spans, slots, several: as in `Labelled`, of the k labels; None where the task has none.
+    entities: int32[e], ids of the row's mentions in the rows of the task's entity table; None for tasks without.
+    mentions: for each mention the columns of its pieces, int32 arrays.
+    example: number of the example among those that were read.
+    window: what turns this row's predictions back into the example's answer: column -> character, or which of the
+      example's candidates each label is; the task's decoder knows it.
+  """
+
+  ids: np.ndarray
+  types: np.ndarray
+  labels: np.ndarray
+  weights: np.ndarray
+  cls: np.ndarray | None = None
+  spans: np.ndarray | None = None
+  slots: np.ndarray | None = None
+  several: np.ndarray | None = None
+  entities: np.ndarray | None = None
+  mentions: tuple[np.ndarray, ...] = ()
+  example: int = 0
+  window: object = None
+
+  def __len__(self) -> int:
+    return len(self.ids)
