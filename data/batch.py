@@ -3,7 +3,8 @@
 Each class is a frozen dataclass registered as a pytree, so it passes through `jax.jit` as it is. Every array field
 declares its dimensions by letter and its dtype kind; `validate` holds a batch against them on the host, before anything
 is dispatched. Letters: B batch, L tokens, P predictions, S examples of a row, E entities, M words of a mention,
-J predicted entities, G row groups, U distinct words of a group, C characters or classes, K labels, A mentions of a label.
+J predicted entities, G row groups, U distinct words of a group, C characters or classes, K labels, A mentions of a
+label.
 
 A dimension letter has one size throughout a batch. Fields whose first letter is B are rows: micro-batches and devices
 split them; anything else (the word tables of `Chars`) belongs to the whole batch.

@@ -40,8 +40,8 @@ class Document:
   `text` is running text (a newline ends a paragraph), or a list of sentences where the source has one a line.
   `namespaces` is set where `text` is wikitext: the site's names of its namespaces. `annotations` holds, for some of the
   kinds `ANNOTATIONS`, [first, end] spans of characters of `text`; of a list, of its sentences joined by newlines.
-  `links` stands beside a list of sentences: for each the [first, end, title] of its links, in characters of the sentence,
-  in order and apart from one another. `redirect` is the title that a page without text of its own leads to.
+  `links` stands beside a list of sentences: for each the [first, end, title] of its links, in characters of the
+  sentence, in order and apart from one another. `redirect` is the title that a page without text of its own leads to.
   """
 
   id: str
@@ -57,8 +57,9 @@ class Document:
 class EncodedDocument:
   """Tokens of one document, without special tokens: ids int32 [n], word_starts bool [n], sentences int32 lengths.
 
-  annotations: uint8 [n], sums of `ANNOTATIONS` flags; None where no token has any. mentions: int32 [m, 3], of each linked
-  mention the first token, one past the last, and the id of its entity, in order; None in a corpus without entities.
+  annotations: uint8 [n], sums of `ANNOTATIONS` flags; None where no token has any. mentions: int32 [m, 3], of each
+  linked mention the first token, one past the last, and the id of its entity, in order; None where the corpus has no
+  entities.
   """
 
   id: str

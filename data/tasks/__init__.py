@@ -1,1 +1,1 @@
-"""Fine-tuning tasks: readers of official files, examples to rows of tokens, predictions to answers, official metrics."""
+"""Fine-tuning tasks: readers of official files, examples to rows, predictions to answers, official metrics."""
