@@ -90,12 +90,13 @@ def train(
   from trainer.programs import Setup
   from trainer.start import CHECKPOINTS, check_resume, program_finder, start, write_config
   from trainer.stopping import StopRequest
+  from trainer.task_feed import TaskFeed
 
   leader = jax.process_index() == 0
   with RunLock(workdir) if leader else contextlib.nullcontext(), StopRequest() as stop:
     check_resume(workdir, config, allow_change)
     made = setup or Setup.of(config)  # what does not fit the devices ends the run before data is prepared
-    feed = feed or CorpusFeed(config, workdir)
+    feed = feed or (TaskFeed if "task" in config else CorpusFeed)(config, workdir)
     setup = setup or made.informed(feed.frequencies)
     program_at = program_finder(setup, feed.example)
     with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:
@@ -164,6 +165,7 @@ def _options(flags: Any) -> dict[str, Any]:
 def _failures() -> tuple[type[Exception], ...]:
   """What ends a run with one line instead of a traceback: all are a user's to mend."""
   from data.batch import BatchError
+  from data.entity_vocabulary import EntityError
   from data.examples import TableError
   from data.loader import LoaderError
   from data.masking import MaskError
@@ -171,6 +173,7 @@ def _failures() -> tuple[type[Exception], ...]:
   from data.reading import SourceError
   from data.sentences import LanguageError
   from data.store import StoreError
+  from data.tasks.rows import TaskError
   from data.tokenizers import TokenizerError
   from models.published.errors import WeightsError
   from models.sharding import ShardingError
@@ -178,10 +181,12 @@ def _failures() -> tuple[type[Exception], ...]:
   from trainer.loop import TrainingError
   from trainer.manifest import CheckpointError
   from trainer.rules import ConfigError
+  from trainer.texts import InputError
 
   return (
-    BatchError, CheckpointError, ConfigError, CorpusError, LanguageError, LoaderError, LockError, MaskError,
-    ShardingError, SourceError, StoreError, TableError, TokenizerError, TrainingError, WeightsError,
+    BatchError, CheckpointError, ConfigError, CorpusError, EntityError, InputError, LanguageError, LoaderError,
+    LockError, MaskError, ShardingError, SourceError, StoreError, TableError, TaskError, TokenizerError, TrainingError,
+    WeightsError,
   )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def base() -> ConfigDict:
   config.batch_size = 0  # rows of one update on all devices together; the recipe fills it
   config.micro_batches = 1  # parts a batch is cut into to save memory; the update stays the same
   config.dtype = "bfloat16"  # of matrix products; parameters, softmax, norms and losses are float32 always
-  config.stages = ()  # dicts of steps, length, batch_size, max_predictions, freeze, reset_optimizer, copy
+  config.stages = ()  # dicts with steps, and what differs (trainer/config.py): length, freeze, lr and the like
 
   config.init_from = ""  # run or directory of published weights whose parameters this run starts from
   config.init_map = ()  # pairs (path there, path here) for parameters under another name

@@ -1,30 +1,53 @@
-"""Tokens per second on one core: building example tables, reading rows, masking, and all of it end to end.
+"""Tokens per second on one core: building example tables, reading rows, masking, and all of it end to end. Before
+that, articles and links per second of a wiki dump on its way to a corpus with entities, by two worker processes.
 
     python -m data.bench [--store=DIR] [--format=segment_pairs] [--length=128] [--packed=1] [--batch_size=256]
 
 Without --store it reads a synthetic store that resembles English text. Only real tokens count, never padding.
 `end_to_end` is one epoch from nothing: the table built, its order drawn, every batch assembled, masked and held against
-its contract. The last line of stdout is one JSON object.
+its contract. --articles=0 leaves the dump out. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data import draws, masking
+from data.corpus import Entities, Training, prepare
 from data.examples import FORMATS, Options, Table, build_table
 from data.loader import Pipeline, Settings
 from data.rows import assemble
 from data.store import Store, open_store, unigram_counts
 from data.tokenizers import Special
+from data.tokenizers.training import training
+
+_WORKERS = 2
+_ARTICLE = """{{{{Infobox thing|name={title}|image=[[File:{title}.jpg|thumb]]|area={{{{convert|{number}|km2}}}}}}}}
+{lead}<ref name="a{number}">{{{{cite web|url=http://example.org/{number}|title={title}|year=2020}}}}</ref>
+
+== History ==
+{body}
+
+{{| class="wikitable"
+|-
+| {title} || [[{title}]]
+|}}
+
+== See also ==
+* [[{title} (disambiguation)]]
+[[Category:Things]]
+"""
 
 
 def synthetic_store(tokens: int, vocab_size: int, seed: int) -> Store:
@@ -65,6 +88,46 @@ def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batc
     "epoch_seconds": whole,
     "card": {name: table.card[name] for name in table.card if name != "options"},
   }
+
+
+def articles_per_second(count: int, seed: int) -> dict[str, float]:
+  """Rates of the two passes over a synthetic dump of short articles (1,700 characters, 15 links), and of both together.
+
+  First pass: markup to sentences with links; second: sentences to tokens with mentions. Starting processes and learning
+  the tokenizer are not part of it: a pass counts from its first finished chunk.
+  """
+  seen: dict[str, list[tuple[float, int]]] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    dump = Path(folder) / "dump.xml"
+    dump.write_text(_dump(count, seed))
+    card = prepare(
+      str(dump), Training(*training("wordpiece", 2000, True, "pieces")), f"{folder}/corpus", workers=_WORKERS,
+      chunk_chars=1 << 17, entities=Entities(size=1000),
+      report=lambda stage, documents: seen.setdefault(stage, []).append((time.perf_counter(), documents)),
+    )  # fmt: skip
+  passes = {}
+  for name, stage in (("first_pass", "sentences"), ("second_pass", "tokens")):
+    times, documents = zip(*seen[stage], strict=True)
+    passes[name] = sum(documents[1:]) / (times[-1] - times[0])
+  both = 1 / sum(1 / rate for rate in passes.values())
+  return {**passes, "articles": both, "links": both * card["entities"]["links"] / card["entities"]["pages"]}
+
+
+def _dump(count: int, seed: int) -> str:
+  """A dump of articles of two paragraphs whose words are Zipf's, one in 20 a link."""
+  draw = np.random.default_rng(seed)
+  pages = []
+  for number in range(count):
+    words = [f"w{rank}" for rank in np.minimum(draw.zipf(1.3, 280), 20_000)]
+    for place in np.flatnonzero(draw.random(280) < 0.05):
+      words[place] = f"[[Thing {draw.integers(count)}|{words[place]}]]"
+    sentences = [" ".join(words[first : first + 20]).capitalize() + "." for first in range(0, 280, 20)]
+    text = _ARTICLE.format(
+      title=f"Thing {number}", number=number, lead=" ".join(sentences[:6]), body=" ".join(sentences[6:])
+    )
+    page = f"<title>Thing {number}</title><ns>0</ns><id>{number}</id>"
+    pages.append(f"<page>{page}<revision><id>1</id><text>{html.escape(text)}</text></revision></page>")
+  return f"<mediawiki>{''.join(pages)}</mediawiki>"
 
 
 def _masking(strategy: str, length: int) -> masking.Masking:
@@ -112,10 +175,14 @@ def main(arguments: list[str]) -> int:
   parser.add_argument("--packed", type=int, default=1)
   parser.add_argument("--batch_size", type=int, default=256)
   parser.add_argument("--batches", type=int, default=40, help="batches that the medians are taken over")
+  parser.add_argument("--articles", type=int, default=4000, help="of the synthetic dump")
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args(arguments)
   try:
     options = Options(flags.format, flags.length, flags.packed)
+    wiki = articles_per_second(flags.articles, flags.seed) if flags.articles else {}
+    for name, rate in wiki.items():
+      print(f"{name:>24} {rate:8.0f} {'links' if name == 'links' else 'articles'}/s", file=sys.stderr)
     print("data.bench: reading the store", file=sys.stderr)
     synthetic = (flags.tokens, flags.vocab_size, flags.seed)
     store = open_store(flags.store, flags.split) if flags.store else synthetic_store(*synthetic)
@@ -128,7 +195,9 @@ def main(arguments: list[str]) -> int:
     return 2
   for name, speed in result["tokens_per_second"].items():
     print(f"{name:>24} {speed / 1e6:8.2f} million tokens/s", file=sys.stderr)
-  print(json.dumps({"command": "data.bench", "flags": vars(flags), "numpy": np.__version__, **result}))
+  rates = {name: round(rate) for name, rate in wiki.items()}
+  report = {"command": "data.bench", "flags": vars(flags), "numpy": np.__version__, "wiki_per_second": rates, **result}
+  print(json.dumps(report))
   return 0
 
 

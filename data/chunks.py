@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from data import wiki
-from data.documents import Document, EncodedDocument, Skipped, encode, sentences
+from data import link_table, titles
+from data.documents import Document, EncodedDocument, Skipped, encode, sentences, with_links
+from data.mentions import encode_linked
+from data.stripper import Stripper
 
 CHUNK_CHARS = 1 << 20
 Job = tuple[Path, tuple]  # the file, and the arguments of the function that writes it
@@ -108,8 +110,8 @@ def _end_with_parent() -> None:
 
 
 @functools.cache
-def _stripper() -> wiki.Stripper:
-  return wiki.Stripper()
+def _stripper() -> Stripper:
+  return Stripper()
 
 
 def write_texts(path: Path, documents: list[Document], language: str) -> None:
@@ -124,9 +126,45 @@ def write_texts(path: Path, documents: list[Document], language: str) -> None:
   write_atomically(path, json.dumps({"documents": kept, "skipped": skipped}).encode())
 
 
+def write_linked_texts(path: Path, documents: list[Document], language: str) -> None:
+  """As `write_texts`, of documents with links; what the chunk says of pages and links stands on a first line.
+
+  Pages are there whose text is left out. Links are counted before sentences are divided, which loses a few. Where a
+  document came with its links marked, what they speak of counts as a page.
+  """
+  kept, skipped, pages, redirects, links = [], Counter(), [], [], Counter()
+  for document in documents:
+    title = titles.normalise(document.title or "")
+    if document.redirect is not None:
+      skipped["redirect"] += 1
+      redirects.append((title, titles.normalise(document.redirect)))
+      continue
+    if title:
+      pages.append((title, document.namespaces is not None and titles.is_disambiguation(document.text)))
+    try:
+      marked = with_links(document, _stripper().linked)
+      found = [link for row in marked.links or () for *_, link in row]
+      links.update(found)
+      if document.namespaces is None:
+        pages += [(link, False) for link in found]
+      split = sentences(marked, language, _stripper().prose)
+      kept.append([split.id, split.title, split.text, None, split.annotations, split.links])
+    except Skipped as reason:
+      skipped[str(reason)] += 1
+  about = {"pages": pages, "redirects": [pair for pair in redirects if all(pair)], "links": links}
+  texts = {"documents": kept, "skipped": skipped}
+  write_atomically(path, json.dumps(about).encode() + b"\n" + json.dumps(texts).encode())
+
+
 def read_texts(path: Path) -> tuple[list[Document], Counter]:
-  value = json.loads(path.read_bytes())
+  value = json.loads(path.read_bytes().rpartition(b"\n")[2])
   return [Document(*fields) for fields in value["documents"]], Counter(value["skipped"])
+
+
+def read_links(path: Path) -> dict:
+  """What a chunk of texts with links says of pages, redirects and links, as `LinkTable.add` takes them."""
+  with path.open("rb") as file:
+    return json.loads(file.readline())
 
 
 # Second pass: documents of sentences -> tokens, one file of arrays a chunk.
@@ -140,10 +178,36 @@ def _loaded(load: Callable[[str], Any], folder: str) -> Any:
 def write_tokens(path: Path, texts: Path, load: Callable[[str], Any], folder: str, min_tokens: int) -> None:
   """Encodes the documents of the chunk `texts` with the tokenizer that `load(folder)` gives."""
   documents, skipped = read_texts(texts)
+  _write_encoded(path, documents, skipped, lambda document: encode(document, _loaded(load, folder), min_tokens))
+
+
+def write_linked_tokens(
+  path: Path, texts: Path, load: Callable[[str], Any], folder: str, min_tokens: int, table: Path, unknown: int | None
+) -> None:
+  """As `write_tokens`, with the mentions that the links are.
+
+  Args:
+    table: file of the `LinkTable` that knows their entities.
+    unknown: the entity of a link that the vocabulary does not have; None leaves such links out.
+  """
+  documents, skipped = read_texts(texts)
+  known = link_table.entities(table, (title for d in documents for row in d.links or () for *_, title in row))
+
+  def lookup(title: str) -> int | None:
+    return unknown if known[title] is None else known[title]
+
+  _write_encoded(
+    path, documents, skipped, lambda document: encode_linked(document, _loaded(load, folder), lookup, min_tokens)
+  )
+
+
+def _write_encoded(
+  path: Path, documents: list[Document], skipped: Counter, encoder: Callable[[Document], EncodedDocument]
+) -> None:
   encoded: list[EncodedDocument] = []
   for document in documents:
     try:
-      encoded.append(encode(document, _loaded(load, folder), min_tokens))
+      encoded.append(encoder(document))
     except Skipped as reason:
       skipped[str(reason)] += 1
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -164,6 +228,9 @@ def _arrays(encoded: list[EncodedDocument]) -> dict[str, np.ndarray]:
   }
   if any(document.annotations is not None for document in encoded):
     arrays["annotations"] = np.concatenate([document.flags for document in encoded])
+  if any(document.mentions is not None for document in encoded):
+    arrays["mentions"] = np.concatenate([document.mentions for document in encoded])
+    arrays["mentions_of"] = np.asarray([len(document.mentions) for document in encoded], np.int64)
   return arrays
 
 
@@ -188,12 +255,13 @@ def read_tokens(path: Path) -> Iterator[EncodedDocument]:
   with np.load(path) as archive:
     arrays = {name: archive[name] for name in archive.files}
   names = json.loads(arrays["names"].tobytes())
-  tokens = np.cumsum(arrays["tokens_of"])[:-1]
+  tokens, none = np.cumsum(arrays["tokens_of"])[:-1], [None] * len(names)
   parts = (
     np.split(arrays["ids"], tokens),
     np.split(arrays["word_starts"], tokens),
     np.split(arrays["sentences"], np.cumsum(arrays["sentences_of"])[:-1]),
-    np.split(arrays["annotations"], tokens) if "annotations" in arrays else [None] * len(names),
+    np.split(arrays["annotations"], tokens) if "annotations" in arrays else none,
+    np.split(arrays["mentions"], np.cumsum(arrays["mentions_of"])[:-1]) if "mentions" in arrays else none,
   )
   for (identity, title), *values in zip(names, *parts):  # noqa: B905  an empty chunk splits into one part
     yield EncodedDocument(identity, title, *values)

@@ -20,16 +20,19 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from data.corpus_entities import PAGES, UNKNOWN, Entities
+from data.entity_vocabulary import EntityError
 from data.preparation import CorpusError, Report, Training, prepare
 from data.reading import SourceError
 from data.sentences import LanguageError
 from data.store import StoreError
 from data.tokenizers import TokenizerError
 
-__all__ = ("CorpusError", "Training", "main", "prepare")
+__all__ = ("CorpusError", "Entities", "Training", "main", "prepare")
 
-_BAD_INPUT = (CorpusError, LanguageError, SourceError, StoreError, TokenizerError, OSError)
+_BAD_INPUT = (CorpusError, EntityError, LanguageError, SourceError, StoreError, TokenizerError, OSError)
 _VOCAB_SIZE = 30522  # BERT's
+_ENTITY_VOCAB_SIZE = 500_000  # LUKE's
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--output", required=True, metavar="DIR", help="folder of the prepared corpus")
   parser.add_argument("--vocab_size", type=int, help=f"pieces of a trained tokenizer ({_VOCAB_SIZE})")
   parser.add_argument("--cased", action="store_true", help="train a tokenizer that keeps case and accents")
+  parser.add_argument("--entities", metavar="PATH|train", help="links become mentions, of this vocabulary or a new one")
+  parser.add_argument("--entity_vocab_size", type=int, help=f"entities of a new vocabulary ({_ENTITY_VOCAB_SIZE})")
+  parser.add_argument("--entity_white_list", metavar="PATH", help="titles of entities that a new vocabulary has")
+  parser.add_argument("--entity_pages", choices=PAGES, help="in the corpus, or all it links to (existing)")
+  parser.add_argument("--unknown_entities", choices=UNKNOWN, help="links to others: keep as [UNK], or drop (keep)")
   parser.add_argument("--language", default="en", help="ISO 639 code of the text (%(default)s)")
   parser.add_argument("--seed", type=int, default=0, help="of held-out documents and mixtures (%(default)s)")
   parser.add_argument("--holdout", type=float, default=0.05, help="share of held-out documents (%(default)s)")
@@ -68,6 +76,20 @@ def _tokenizer(arguments: argparse.Namespace) -> str | Training:
   size = _VOCAB_SIZE if arguments.vocab_size is None else arguments.vocab_size
   lowercase = not arguments.cased and arguments.tokenizer_type != "bytebpe"
   return Training(*training(arguments.tokenizer_type, size, lowercase, arguments.words))
+
+
+def _entities(arguments: argparse.Namespace) -> Entities | None:
+  learning = {name: getattr(arguments, f"entity_{name}") for name in ("vocab_size", "white_list", "pages")}
+  learning = {name: value for name, value in learning.items() if value is not None}
+  if arguments.entities is None and (learning or arguments.unknown_entities):
+    raise CorpusError("--entity_* and --unknown_entities: got no --entities beside them, want --entities=train or PATH")
+  if arguments.entities not in (None, "train") and learning:
+    raise CorpusError(f"--entity_{next(iter(learning))}: got a vocabulary's path beside it, want --entities=train")
+  if arguments.entities is None:
+    return None
+  size = {"size": learning.pop("vocab_size", _ENTITY_VOCAB_SIZE)}
+  vocabulary = None if arguments.entities == "train" else arguments.entities
+  return Entities(vocabulary, unknown=arguments.unknown_entities or "keep", **size, **learning)
 
 
 @contextlib.contextmanager
@@ -100,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     with _progress() as report:
       settings = {name: getattr(arguments, name) for name in options}
+      settings["entities"] = _entities(arguments)
       card = prepare(arguments.input, _tokenizer(arguments), arguments.output, **settings, report=report)
   except _BAD_INPUT as error:
     print(f"data.corpus: {error}", file=sys.stderr)
@@ -113,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "fingerprint": card["fingerprint"],
     "splits": splits,
     "skipped": card["skipped"],
+    **({"entities": card["entities"]} if "entities" in card else {}),
     "seconds": round(time.monotonic() - started, 1),
   }
   print(json.dumps(summary))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DOCUMENT_CHARS = 64 << 20
 # Reasons that speak of damaged input; the others (redirects, empty documents) are ordinary.
 BAD = frozenset(
-  ("bad UTF-8", "bad JSON", "no text field", "bad annotation", "binary", "over the size limit", "timed out")
+  ("bad UTF-8", "bad JSON", "no text field", "bad annotation", "bad link", "binary", "over the size limit", "timed out")
   + ("bad markup",)
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff]")
@@ -41,7 +41,8 @@ class Document:
   `namespaces` is set where `text` is wikitext: the site's names of its namespaces. `annotations` holds, for some of the
   kinds `ANNOTATIONS`, [first, end] spans of characters of `text`; of a list, of its sentences joined by newlines.
   `links` stands beside a list of sentences: for each the [first, end, title] of its links, in characters of the
-  sentence, in order and apart from one another. `redirect` is the title that a page without text of its own leads to.
+  sentence, in order and apart from one another; beside running text, the same of its one text. `redirect` is the title
+  that a page without text of its own leads to.
   """
 
   id: str
@@ -95,8 +96,10 @@ def clean(text: str) -> str:
 def sentences(document: Document, language: str, prose: Callable[[str, tuple[str, ...]], str]) -> Document:
   """The document with `text` as a list of sentences.
 
+  A link stays where one sentence holds all of it. Sentences of a document with links have single spaces only.
+
   Args:
-    prose: wikitext and the site's names of its namespaces to running text (`wiki.Stripper.prose`).
+    prose: wikitext and the site's names of its namespaces to running text (`stripper.Stripper.prose`).
   Raises:
     Skipped: nothing is left, or the markup is over the limits of `prose`.
   """
@@ -107,34 +110,77 @@ def sentences(document: Document, language: str, prose: Callable[[str, tuple[str
     text = prose(clean(text), document.namespaces)
   if isinstance(text, str):
     found = splitting.split(clean(text), language)
+    if document.links is not None:
+      found = [" ".join(sentence.split()) for sentence in found]
   else:
     found = [line for line in (clean(" ".join(sentence.split())) for sentence in text) if line]
   if not found:
     raise Skipped("empty")
-  spans = _moved(document.annotations, document.text, found) if document.annotations else None
-  return dataclasses.replace(document, text=found, namespaces=None, annotations=spans)
+  if not (document.annotations or document.links):
+    return dataclasses.replace(document, text=found, namespaces=None)
+  moved = _Moved(document.text, found)
+  spans = {kind: moved.spans(spans)[0].tolist() for kind, spans in (document.annotations or {}).items()}
+  links = _links(document, found, moved) if document.links is not None else None
+  return dataclasses.replace(document, text=found, namespaces=None, annotations=spans or None, links=links)
 
 
-def _moved(annotations: dict[str, list[list[int]]], text: str | list[str], found: list[str]) -> dict:
-  """Spans of `text` as spans of `found`, its sentences.
+def with_links(document: Document, linked: Callable[[str, tuple[str, ...]], tuple[str, list]]) -> Document:
+  """A page of wikitext as running text with its links; other documents as they are.
+
+  Args:
+    linked: wikitext and the site's names of its namespaces to text and links (`stripper.Stripper.linked`).
+  Raises:
+    Skipped: the page is over the limits of `linked`, or no text.
+  """
+  if document.namespaces is None:
+    return document
+  text, links = linked(clean(document.text), document.namespaces)
+  return dataclasses.replace(document, text=text, namespaces=None, links=[links])
+
+
+class _Moved:
+  """Spans of `text` as spans of `found`, its sentences joined by newlines.
 
   On the way from text to sentences nothing is removed or changed but white space and control characters, so a span is
-  found again by the other characters in it; one without any is gone.
+  found again by the other characters in it.
   """
-  before, after = (_solid(part if isinstance(part, str) else "\n".join(part)) for part in (text, found))
-  moved = {}
-  for kind, spans in annotations.items():
-    first, end = np.searchsorted(before, np.asarray(spans, np.int64).reshape(-1, 2).T)
-    first, end = first[first < end], end[first < end]
-    moved[kind] = np.stack([after[first], after[end - 1] + 1], axis=1).tolist()
-  return moved
+
+  def __init__(self, text: str | list[str], found: list[str]):
+    self._before, self._after = (_solid(part if isinstance(part, str) else "\n".join(part)) for part in (text, found))
+
+  def spans(self, spans: list) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [m, 2], which of `spans` they are, int64 [m]); those without such a character are gone."""
+    first, end = np.searchsorted(self._before, np.asarray(spans, np.int64).reshape(-1, 2).T)
+    kept = np.flatnonzero(first < end)
+    return np.stack([self._after[first[kept]], self._after[end[kept] - 1] + 1], axis=1), kept
+
+
+def _links(document: Document, found: list[str], moved: _Moved) -> list[list[tuple[int, int, str]]]:
+  """The document's links by the sentences of `found`, in whose characters they are."""
+  texts = [document.text] if isinstance(document.text, str) else document.text
+  rows = zip(_begins(texts), document.links)
+  given = [(start + first, start + end, title) for start, row in rows for first, end, title in row]
+  spans, kept = moved.spans([(first, end) for first, end, _ in given])
+  begins, rows = _begins(found), [[] for _ in found]
+  within = np.searchsorted(begins, spans[:, 0], "right") - 1
+  for span, row, number in zip(spans - begins[within][:, None], within.tolist(), kept.tolist(), strict=True):
+    if span[1] <= len(found[row]):
+      rows[row].append((*span.tolist(), given[number][2]))
+  return rows
+
+
+def _begins(texts: list[str]) -> np.ndarray:
+  """int64 [n + 1]: where texts begin when newlines join them, and the place after the newline behind the last."""
+  return np.cumsum([0, *(len(text) + 1 for text in texts)])
+
+
+_IS_BLANK = np.zeros(0x110000, bool)
+_IS_BLANK[[ord(character) for character in _BLANK.findall("".join(map(chr, range(0x10000))))]] = True
 
 
 def _solid(text: str) -> np.ndarray:
   """int64: where characters stand that are neither white space nor control characters."""
-  solid = np.ones(len(text), bool)
-  solid[[match.start() for match in _BLANK.finditer(text)]] = False
-  return np.flatnonzero(solid)
+  return np.flatnonzero(~_IS_BLANK[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)])
 
 
 def encode(document: Document, tokenizer: Tokenizer, min_tokens: int = 1) -> EncodedDocument:
@@ -156,11 +202,11 @@ def encode(document: Document, tokenizer: Tokenizer, min_tokens: int = 1) -> Enc
     np.concatenate([encoding.ids for encoding in encodings]).astype(np.int32, copy=False),
     np.concatenate([encoding.word_starts for encoding in encodings]).astype(bool, copy=False),
     lengths,
-    _flags(document, [encoding.offsets for encoding in encoded]) if document.annotations else None,
+    annotation_flags(document, [encoding.offsets for encoding in encoded]) if document.annotations else None,
   )
 
 
-def _flags(document: Document, offsets: list[np.ndarray]) -> np.ndarray | None:
+def annotation_flags(document: Document, offsets: list[np.ndarray]) -> np.ndarray | None:
   """uint8 [n]: annotations of the tokens of a document of sentences, None without any.
 
   A span that no single sentence holds is dropped: a part of an entity is none. The others take every token that has a
@@ -170,7 +216,7 @@ def _flags(document: Document, offsets: list[np.ndarray]) -> np.ndarray | None:
   Args:
     offsets: of each sentence's tokens, in the sentence.
   """
-  begins = np.cumsum([0, *(len(sentence) + 1 for sentence in document.text)])
+  begins = _begins(document.text)
   # Tokens stand in the order of their first characters, and of their last ones.
   firsts, ends = np.concatenate([each + begin for each, begin in zip(offsets, begins[:-1], strict=True)]).T
   flags = np.zeros(len(firsts), np.uint8)

@@ -9,6 +9,7 @@ and the document, so documents do not depend on one another. Formats:
 - `full_sentences`: whole consecutive sentences up to the length, across documents (RoBERTa, section 4.2).
 - `doc_sentences`: the same, never across documents (RoBERTa DOC-SENTENCES; SpanBERT's single sequence).
 - `electra_segments`: [CLS] A [SEP] (B [SEP]) of ELECTRA's builder: B goes on from A, nothing is decided about the pair.
+- `entity_sentences`: runs of sentences of one page, with the mentions of entities in them (LUKE).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data import electra_segments, packing, segment_pairs, sentence_blocks
+from data import electra_segments, entity_sentences, packing, segment_pairs, sentence_blocks
 from data.spans import FORMATS, Options, TableError
 
 __all__ = ("BUILDERS", "FORMATS", "Options", "Table", "TableError", "build_table", "describe", "name_of")
@@ -30,6 +31,7 @@ BUILDERS = {  # a builder for each of FORMATS
   "full_sentences": sentence_blocks.cut,
   "doc_sentences": sentence_blocks.cut,
   "electra_segments": electra_segments.cut,
+  "entity_sentences": entity_sentences.cut,
 }
 
 
@@ -45,6 +47,8 @@ class Table:
     rows: int32[R, S], examples of each row, -1 = none. R is N_p, the rows of pass p.
     card: settings and counts (see `describe`).
     joined: bool[T], True = no [SEP] behind the span: the next one belongs to the same segment. None = nowhere.
+    mentions: int64[T, 2], the first of the store's mentions in each span and one past the last; those of one example
+      are `max_entities` at most. None in formats without entities.
   """
 
   spans: np.ndarray
@@ -54,6 +58,7 @@ class Table:
   rows: np.ndarray
   card: dict[str, Any]
   joined: np.ndarray | None = None
+  mentions: np.ndarray | None = None
 
   @functools.cached_property
   def options(self) -> Options:
@@ -68,6 +73,19 @@ class Table:
       separators = separators - np.diff(np.concatenate([[0], np.cumsum(self.joined)])[self.spans])
     return (1 + np.diff(ends) + separators).astype(np.int32)
 
+  @functools.cached_property
+  def room(self) -> np.ndarray:
+    """int32[N]: tokens of a row that each example takes up: its size or, where that is more, what its mentions take.
+
+    A row of L tokens has slots for E mentions, so each takes at least L / E: examples whose room is L in all have at
+    most E mentions, and packing loses none.
+    """
+    if self.mentions is None:
+      return self.sizes
+    before = np.concatenate([[0], np.cumsum(self.mentions[:, 1] - self.mentions[:, 0])])[self.spans]
+    taken = -(-self.options.length * np.diff(before) // self.options.max_entities)
+    return np.maximum(self.sizes, taken).astype(np.int32)
+
 
 def build_table(store: Any, options: Options, seed: int, pass_: int) -> Table:
   """Cuts the store into the examples of pass `pass_`.
@@ -80,21 +98,22 @@ def build_table(store: Any, options: Options, seed: int, pass_: int) -> Table:
   if len(cut.labels) == 0:
     raise TableError(f"example table: the store gives no example for {options}; add documents")
   alone = np.arange(len(cut.labels), dtype=np.int32)[:, None]
-  parts = Table(cut.spans, cut.starts, cut.lengths, cut.labels, alone, {}, cut.joined)
-  rows = packing.pack(parts.sizes, options.length, options.packed) if options.packed > 1 else parts.rows
-  card = describe(parts.sizes, len(rows), store, options, seed, pass_) | cut.counts
+  card = {"options": options.identity}
+  parts = Table(cut.spans, cut.starts, cut.lengths, cut.labels, alone, card, cut.joined, cut.mentions)
+  rows = packing.pack(parts.room, options.length, options.packed) if options.packed > 1 else parts.rows
+  card = describe(parts, len(rows), store, seed, pass_) | cut.counts
   return dataclasses.replace(parts, rows=rows, card=card)
 
 
-def describe(sizes: np.ndarray, rows: int, store: Any, options: Options, seed: int, pass_: int) -> dict[str, Any]:
+def describe(table: Table, rows: int, store: Any, seed: int, pass_: int) -> dict[str, Any]:
   """The table's card: `rows` is N_p, `efficiency` a bound on the fewest rows that any packing needs, by `rows`."""
   return {
     "rows": rows,
-    "examples": len(sizes),
-    "tokens": int(sizes.sum()),
-    "efficiency": round(packing.fewest_rows(sizes, options.length, options.packed) / rows, 6),
+    "examples": len(table.sizes),
+    "tokens": int(table.sizes.sum()),
+    "efficiency": round(packing.fewest_rows(table.room, table.options.length, table.options.packed) / rows, 6),
     "store": name_of(store),
-    "options": dataclasses.asdict(options),
+    "options": table.options.identity,
     "seed": seed,
     "pass": pass_,
   }

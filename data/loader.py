@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from data import draws, masking
-from data.batch import Masked, validate
+from data.batch import Masked, MaskedEntities, validate
 from data.examples import Table, name_of
 from data.rows import assemble
+
+Batch = Masked | MaskedEntities
 
 
 class LoaderError(ValueError):
@@ -34,6 +36,7 @@ class Settings:
     vocab_size: of the tokenizer, unpadded.
     masking: how tokens are masked.
     unigram: how often tokens occur in the training corpus, for masking with random_tokens="unigram".
+    entities: how mentions of entities are masked, for tables that have them; batches are then `MaskedEntities`.
   """
 
   batch_size: int
@@ -41,6 +44,7 @@ class Settings:
   vocab_size: int
   masking: masking.Masking
   unigram: masking.Unigram | None = None
+  entities: masking.EntitySettings | None = None
 
 
 class Pipeline:
@@ -63,6 +67,8 @@ class Pipeline:
     if settings.batch_size < 1:
       raise LoaderError(f"loader: batch_size: got {settings.batch_size}, want at least 1")
     settings.masking.check(store.annotations, settings.unigram, settings.vocab_size)
+    if settings.entities:
+      settings.entities.check(settings.masking)
     cards = [_check(table, store, settings, pass_) for pass_, table in enumerate(tables)]
     if any(card["options"] != cards[0]["options"] for card in cards):
       raise LoaderError("loader: the tables of the passes differ in their options, want one set; build them together")
@@ -94,7 +100,7 @@ class Pipeline:
       order = self._order(epoch)
     return epoch, order[first : first + self.settings.batch_size]
 
-  def batch(self, cursor: int, rows: slice | None = None) -> Masked:
+  def batch(self, cursor: int, rows: slice | None = None) -> Batch:
     """Batch `cursor`, or the rows of it that `rows` selects (a process's share)."""
     epoch, chosen = self.locate(cursor)
     pass_ = epoch % len(self.tables)
@@ -116,23 +122,37 @@ def _check(table: Table, store: Any, settings: Settings, pass_: int) -> dict[str
       f"loader: table of pass {pass_}: got {card['rows']} rows, want at least batch_size={settings.batch_size}; "
       "lower batch_size or add text"
     )
+  if settings.entities and "mentions" not in card:
+    raise LoaderError(
+      f"loader: table of pass {pass_}: got format {card['options']['format']!r} and settings of entities, want the "
+      "format 'entity_sentences'; set data.format or leave the entities out"
+    )
   return card
 
 
 def _masked(
   table: Table, store: Any, settings: Settings, seed: int, chosen: np.ndarray, when: tuple[int, int]
-) -> Masked:
+) -> Batch:
   rows = assemble(table, store, settings.special, chosen)
   pass_, epoch = when
   keys = masking.mask_keys(seed, pass_, rows.examples, settings.masking.copy_of(epoch))
-  batch = masking.mask(rows, settings.masking, keys, settings.special.mask, settings.vocab_size, settings.unigram)
+  special, entities, inside = settings.special, settings.entities, None
+  if entities:
+    chosen = masking.choose_mentions(rows, keys, entities.rate)
+    if entities.mask_words:
+      inside = masking.covered(rows, chosen, entities, settings.masking.max_predictions)
+  batch = masking.mask(
+    rows, settings.masking, keys, special.mask, settings.vocab_size, settings.unigram, special.pad, inside
+  )
+  if entities:
+    batch = masking.masked_entities(rows, batch, chosen, entities, table.options.max_entities)
   validate(batch)
   return batch
 
 
 def evaluation_batches(
   table: Table, store: Any, settings: Settings, seed: int, rows: slice | None = None
-) -> Iterator[Masked]:
+) -> Iterator[Batch]:
   """The whole held-out table once, in its order, with the masks of epoch 0; the last batch is filled up with rows of
   padding (segments 0, every weight 0). `rows` selects a process's share of each batch."""
   size = settings.batch_size
@@ -153,14 +173,14 @@ class _Batches:
   def __len__(self) -> int:
     return 2**62
 
-  def __getitem__(self, index: int) -> tuple[int, Masked]:
+  def __getitem__(self, index: int) -> tuple[int, Batch]:
     cursor = self.start + index
     return cursor, self.pipeline.batch(cursor, self.rows)
 
 
 def prefetch(
   pipeline: Pipeline, start: int, *, workers: int = 0, threads: int = 2, buffer: int = 4, rows: slice | None = None
-) -> Iterator[tuple[int, Masked]]:
+) -> Iterator[tuple[int, Batch]]:
   """(cursor, batch) from cursor `start` on, without end, read ahead by grain.
 
   Args:

@@ -1,8 +1,8 @@
 """Corpus preparation: text of any source -> tokenised documents, a data card, and the memory maps training reads.
 
-The output is DIR/documents (ArrayRecord, readable with TFDS), DIR/tokenizer, DIR/card.json and DIR/store-*. The same
-call after an interruption goes on where it stopped, from the chunks under DIR/work; the result depends neither on
-interruptions nor on the number of workers.
+The output is DIR/documents (ArrayRecord, readable with TFDS), DIR/tokenizer, DIR/card.json and DIR/store-*, and of a
+corpus with entities DIR/entities. The same call after an interruption goes on where it stopped, from the chunks under
+DIR/work; the result depends neither on interruptions nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -22,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from data import chunks, draws
+from data import chunks, corpus_entities, draws, stamps
+from data.corpus_entities import Entities, Linked
 from data.documents import BAD, EncodedDocument
 from data.sources import Source, open_source
-from data.store import FORMAT, StoreError, Tally, open_store, read_card
+from data.store import FORMAT, Tally, open_store, read_card
 from data.tokenizers import Tokenizer, load
 
 _LIBRARIES = ("numpy", "tensorflow-datasets", "array-record", "sentencex", "tokenizers", "sentencepiece")
@@ -59,6 +59,7 @@ class _Plan:
   max_bad_share: float
   load: Callable[[str], Tokenizer]
   report: Report
+  entities: Entities | None
 
   @property
   def work(self) -> Path:
@@ -80,6 +81,7 @@ def prepare(
   min_tokens: int = 1,
   max_bad_share: float = 0.01,
   workers: int = 0,
+  entities: Entities | None = None,
   chunk_chars: int = chunks.CHUNK_CHARS,
   load: Callable[[str], Tokenizer] = load,
   report: Report = lambda stage, documents: None,
@@ -96,11 +98,12 @@ def prepare(
     min_tokens: shorter documents are left out.
     max_bad_share: stop where more of the documents than this share are damaged.
     workers: processes; 0 = none beside this one. Does not change the result.
+    entities: what becomes of the links of the corpus; None = they are text.
     chunk_chars: characters a worker is handed at once. Does not change the result.
     load: reads the tokenizer in worker processes; must be importable there.
     report: called with a stage and the number of documents that passed it since the last call.
   Raises:
-    CorpusError, SourceError, LanguageError, TokenizerError, StoreError: with one line.
+    CorpusError, SourceError, LanguageError, TokenizerError, StoreError, EntityError: with one line.
   """
   _check(holdout, min_tokens, max_bad_share, workers)
   source, output = open_source(input, language, seed), Path(output)
@@ -108,7 +111,7 @@ def prepare(
     tokenizer = load(str(tokenizer))
   settings = {
     "input": input,
-    "files": _files(source.files, output),
+    "files": stamps.described(source.files, output),
     "source": source.identity,
     "tokenizer": {"train": tokenizer.settings} if isinstance(tokenizer, Training) else {"digest": tokenizer.digest},
     "language": language,
@@ -116,7 +119,9 @@ def prepare(
     "holdout": holdout,
     "min_tokens": min_tokens,
   }
-  plan = _Plan(source, settings, output, workers, chunk_chars, max_bad_share, load, report)
+  if entities is not None:
+    settings["entities"] = entities.settings()
+  plan = _Plan(source, settings, output, workers, chunk_chars, max_bad_share, load, report, entities)
   if (finished := _finished(plan)) is None:
     with _claimed(plan):
       finished = _finished(plan) or _prepare(plan, tokenizer)
@@ -138,33 +143,13 @@ def _check(holdout: float, min_tokens: int, max_bad_share: float, workers: int) 
       raise CorpusError(f"{name}: got {got}, want {want}")
 
 
-def _files(paths: tuple[Path, ...], output: Path) -> list[dict]:
-  """Name, size and SHA-256 of the source's files; what a finished card knows by time and size is not read again."""
-  known = {}
-  with contextlib.suppress(StoreError, KeyError):
-    card = read_card(output)
-    known = {tuple(stamp): file for stamp, file in zip(card["stamps"], card["settings"]["files"], strict=True)}
-  return [known.get(tuple(_stamp(path))) or _file(path) for path in paths]
-
-
-def _stamp(path: Path) -> list:
-  """What a file is known by without reading it: path, bytes, time of the last change."""
-  status = path.stat()
-  return [str(path.absolute()), status.st_size, status.st_mtime_ns]
-
-
-def _file(path: Path) -> dict:
-  with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-  return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
-
-
 def _finished(plan: _Plan) -> dict | None:
   """The card of a corpus that stands in the output already; refuses one made with other settings."""
   if not (plan.output / "card.json").exists():
     return None
   card = read_card(plan.output)
   was, now = card["settings"], json.loads(json.dumps(plan.settings))
+  was, now = ({"entities": None, **settings} for settings in (was, now))
   changed = [f"{name} was {_short(was[name])}, now {_short(now[name])}" for name in now if was[name] != now[name]]
   if changed:
     raise CorpusError(
@@ -195,7 +180,8 @@ def _prepare(plan: _Plan, tokenizer: Tokenizer | Training) -> dict:
   try:
     texts, skipped = _write_texts(plan)
     folder = _write_tokenizer(plan, tokenizer, texts)
-    tokens = _write_tokens(plan, texts, folder)
+    linked = _link(plan, texts)
+    tokens = _write_tokens(plan, texts, folder, linked)
   except BrokenProcessPool as error:
     raise CorpusError(
       "a worker process died (most often: out of memory): use fewer workers; finished chunks are kept"
@@ -209,14 +195,19 @@ def _prepare(plan: _Plan, tokenizer: Tokenizer | Training) -> dict:
   tallies = _write_documents(plan, tokens, _held_out(plan, names))
   shutil.rmtree(plan.output / "tokenizer", ignore_errors=True)
   shutil.copytree(folder, plan.output / "tokenizer")
-  card = _card(plan, plan.load(str(folder)), tallies, skipped)
+  if linked is not None:
+    shutil.rmtree(plan.output / "entities", ignore_errors=True)
+    shutil.copytree(linked.folder, plan.output / "entities")
+  card = _card(plan, plan.load(str(folder)), tallies, skipped, linked)
   chunks.write_atomically(plan.output / "card.json", json.dumps(card, indent=2, ensure_ascii=False).encode())
   return card
 
 
 def _write_texts(plan: _Plan) -> tuple[list[Path], Counter]:
   """First pass: every document divided into sentences; also what the source left out."""
-  manifest = plan.work / f"texts-{plan.key('input', 'files', 'source', 'language', 'seed')}-{plan.chunk_chars}.json"
+  linked = plan.entities is not None
+  kind, write = ("linked", chunks.write_linked_texts) if linked else ("texts", chunks.write_texts)
+  manifest = plan.work / f"{kind}-{plan.key('input', 'files', 'source', 'language', 'seed')}-{plan.chunk_chars}.json"
   if manifest.exists():
     value = json.loads(manifest.read_bytes())
     return [plan.work / name for name in value["chunks"]], Counter(value["skipped"])
@@ -224,15 +215,15 @@ def _write_texts(plan: _Plan) -> tuple[list[Path], Counter]:
 
   def jobs() -> Iterator[chunks.Job]:
     read = 0
-    for index, group in enumerate(chunks.grouped(plan.source.raw(), plan.chunk_chars)):
+    for index, group in enumerate(chunks.grouped(plan.source.raw(linked), plan.chunk_chars)):
       key = chunks.digest(language, [dataclasses.astuple(document) for document in group])[:16]
-      path = plan.work / f"texts-{index:06d}-{key}.json"
+      path = plan.work / f"{kind}-{index:06d}-{key}.json"
       sizes[path] = len(group)
       if (read := read + len(group)) >= _CHECK_BAD_FROM:
         _check_bad(plan, plan.source.skipped, read)
       yield path, (group, language)
 
-  chunks.run(chunks.write_texts, jobs(), plan.workers, lambda path: plan.report("sentences", sizes[path]))
+  chunks.run(write, jobs(), plan.workers, lambda path: plan.report("sentences", sizes[path]))
   value = {"chunks": [path.name for path in sizes], "skipped": plan.source.skipped}
   chunks.write_atomically(manifest, json.dumps(value).encode())
   return list(sizes), Counter(plan.source.skipped)
@@ -260,17 +251,26 @@ def _sentences(plan: _Plan, texts: list[Path]) -> Iterator[str]:
     plan.report("tokenizer", len(documents))
 
 
-def _write_tokens(plan: _Plan, texts: list[Path], folder: Path) -> list[Path]:
-  """Second pass: every sentence in tokens."""
+def _link(plan: _Plan, texts: list[Path]) -> Linked | None:
+  """Between the passes: the entities of the corpus, None where it has none."""
+  if plan.entities is None:
+    return None
+  key = chunks.digest([path.name for path in texts], plan.settings["entities"], plan.settings["language"])[:16]
+  return corpus_entities.link(plan.entities, texts, plan.work, key, plan.settings["language"], plan.report)
+
+
+def _write_tokens(plan: _Plan, texts: list[Path], folder: Path, linked: Linked | None) -> list[Path]:
+  """Second pass: every sentence in tokens, every link a mention."""
   min_tokens = plan.settings["min_tokens"]
+  names = (folder.name, min_tokens) if linked is None else (folder.name, min_tokens, linked.table.name)
   paths: dict[Path, Path] = {}
   for index, text in enumerate(texts):
-    key = chunks.digest(text.name, folder.name, min_tokens)[:16]
+    key = chunks.digest(text.name, *names)[:16]
     paths[plan.work / f"tokens-{index:06d}-{key}.npz"] = text
-  jobs = ((path, (text, plan.load, str(folder), min_tokens)) for path, text in paths.items())
-  chunks.run(
-    chunks.write_tokens, jobs, plan.workers, lambda path: plan.report("tokens", len(chunks.read_names(path)[0]))
-  )
+  write = chunks.write_tokens if linked is None else chunks.write_linked_tokens
+  more = () if linked is None else (linked.table, linked.unknown)
+  jobs = ((path, (text, plan.load, str(folder), min_tokens, *more)) for path, text in paths.items())
+  chunks.run(write, jobs, plan.workers, lambda path: plan.report("tokens", len(chunks.read_names(path)[0])))
   return list(paths)
 
 
@@ -316,22 +316,29 @@ def _write_documents(plan: _Plan, tokens: list[Path], held: np.ndarray | None) -
 
   folder = plan.output / "documents"
   shutil.rmtree(folder, ignore_errors=True)
-  annotated = any(map(chunks.annotated, tokens))
-  tallies = {split: Tally(annotated) for split in ("train", "validation")[: 1 if held is None else 2]}
+  annotated, linked = any(map(chunks.annotated, tokens)), plan.entities is not None
+  tallies = {split: Tally(annotated, linked) for split in ("train", "validation")[: 1 if held is None else 2]}
   splits = {split: lambda split=split: tallies[split].counted(members(split)) for split in tallies}
-  records.write(folder, splits, annotated)
+  records.write(folder, splits, annotated, linked)
   return tallies
 
 
-def _card(plan: _Plan, tokenizer: Tokenizer, tallies: dict[str, Tally], skipped: Counter) -> dict:
+def _card(
+  plan: _Plan, tokenizer: Tokenizer, tallies: dict[str, Tally], skipped: Counter, linked: Linked | None
+) -> dict:
   splits = {split: tally.card() for split, tally in tallies.items()}
+  digests = {name: split["digest"] for name, split in splits.items()}
+  entities = {} if linked is None else {"entities": linked.card}
+  if linked is not None:
+    digests["entities"] = linked.card["vocabulary"]["digest"]
   return {
     "format": FORMAT,
-    "fingerprint": chunks.digest(FORMAT, tokenizer.digest, {name: split["digest"] for name, split in splits.items()}),
+    "fingerprint": chunks.digest(FORMAT, tokenizer.digest, digests),
     "splits": splits,
     "skipped": dict(sorted(skipped.items())),
     "tokenizer": {"kind": tokenizer.kind, "digest": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
+    **entities,
     "settings": json.loads(json.dumps(plan.settings)),
-    "stamps": [_stamp(path) for path in plan.source.files],
+    "stamps": [stamps.stamp(path) for path in plan.source.files],
     "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
   }

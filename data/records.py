@@ -13,19 +13,22 @@ import tensorflow_datasets as tfds
 
 from data.documents import EncodedDocument
 
+Splits = dict[str, Callable[[], Iterator[EncodedDocument]]]
+
 _READ_AT_ONCE = 1024
 
 
 class Corpus(tfds.core.GeneratorBasedBuilder):
   """Documents in corpus order: id, title, tokens int32 [n], word_starts bool [n], sentences int32 [s] (lengths).
 
-  Where the corpus is annotated they also have annotations uint8 [n], flags as in `data.store.Store`.
+  Where the corpus is annotated they also have annotations uint8 [n], flags as in `data.store.Store`; where its links
+  are entities, mentions int32 [m, 3], as in `data.documents.EncodedDocument`.
   """
 
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(self, *, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], annotated: bool, **settings: Any):
-    self._documents, self._annotated = splits, annotated
+  def __init__(self, *, splits: Splits, annotated: bool, linked: bool, **settings: Any):
+    self._documents, self._annotated, self._linked = splits, annotated, linked
     super().__init__(**settings)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -33,6 +36,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     if self._annotated:
       arrays["annotations"] = np.uint8
     features = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in arrays.items()}
+    if self._linked:
+      features["mentions"] = tfds.features.Tensor(shape=(None, 3), dtype=np.int32)
     features |= {"id": tfds.features.Text(), "title": tfds.features.Text()}
     return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
@@ -45,20 +50,24 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
       record |= {"word_starts": document.word_starts, "sentences": document.sentences}
       if self._annotated:
         record["annotations"] = document.flags
+      if self._linked:
+        record["mentions"] = document.mentions
       yield number, record
 
 
-def write(folder: Path, splits: dict[str, Callable[[], Iterator[EncodedDocument]]], annotated: bool) -> None:
+def write(folder: Path, splits: Splits, annotated: bool, linked: bool = False) -> None:
   """Writes every split under `folder`, which must not hold a corpus yet. Standard output stays clean.
 
   Args:
-    annotated: write the annotations, of all documents or of none.
+    annotated, linked: write the annotations, and the mentions, of all documents or of none.
   """
   shown = tfds.core.utils.tqdm_utils._active  # noqa: SLF001  TFDS can set this and cannot say what it was
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):
-      builder = Corpus(splits=splits, annotated=annotated, data_dir=str(folder), file_format="array_record")
+      builder = Corpus(
+        splits=splits, annotated=annotated, linked=linked, data_dir=str(folder), file_format="array_record"
+      )
       builder.download_and_prepare()
   finally:
     if shown:

@@ -12,6 +12,22 @@ from data.examples import Table
 
 
 @dataclasses.dataclass(frozen=True)
+class Mentions:
+  """The n mentions of rows, example after example, in order.
+
+  Attributes:
+    slots: int64[n], flat place (row * S + slot) of each one's example.
+    firsts, ends: int64[n], flat columns (row * L + column): the first token, and one past the last.
+    entities: int64[n], ids.
+  """
+
+  slots: np.ndarray
+  firsts: np.ndarray
+  ends: np.ndarray
+  entities: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Rows:
   """B rows of L columns with up to S packed examples each.
 
@@ -25,6 +41,7 @@ class Rows:
     pair: the sentence-pair decisions, None in formats without pairs.
     annotations: uint8[B, L] flags of each token, 0 on special tokens and padding: 1 begins an entity, 2 continues it,
       4 begins a noun phrase, 8 continues it. None if the store has none.
+    mentions: of entities, None in formats without them.
   """
 
   tokens: Tokens
@@ -35,6 +52,7 @@ class Rows:
   pieces: np.ndarray
   pair: Pair | None
   annotations: np.ndarray | None = None
+  mentions: Mentions | None = None
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -73,7 +91,8 @@ def assemble(table: Table, store: Any, special: Any, rows: np.ndarray) -> Rows:
   number = np.cumsum(closed) - closed  # of the segment
   number -= number[is_first][owner]
   types = number if table.options.segmented else np.zeros_like(number)
-  values = (table.starts[spans] - (run_starts + is_first), begins[owner], (slot + 1)[owner], types)
+  moves = table.starts[spans] - (run_starts + is_first)  # from a span's columns to its tokens in the store
+  values = (moves, begins[owner], (slot + 1)[owner], types)
   free = length - sizes.sum(axis=1)
   ids, word_starts, positions, segments, types, annotations = _fill(store, special, row[owner], runs, free, values)
   ids[begins], ids[separators] = special.cls, special.sep
@@ -88,7 +107,19 @@ def assemble(table: Table, store: Any, special: Any, rows: np.ndarray) -> Rows:
   pair = _pair(table, examples, columns, real) if table.options.paired else None
   if annotations is not None:
     annotations = (annotations * candidates).reshape(shape)
-  return Rows(tokens, word_starts.reshape(shape), candidates.reshape(shape), examples, sizes, pieces, pair, annotations)
+  mentions = None
+  if table.mentions is not None:
+    mentions = _mentions(table.mentions[spans], store.mentions, moves, np.flatnonzero(real)[owner])
+  word_starts, candidates = word_starts.reshape(shape), candidates.reshape(shape)
+  return Rows(tokens, word_starts, candidates, examples, sizes, pieces, pair, annotations, mentions)
+
+
+def _mentions(bounds: np.ndarray, mentions: np.ndarray, moves: np.ndarray, slots: np.ndarray) -> Mentions:
+  """Those of spans whose mentions stand at `bounds` [T, 2] in the store, given each one's move and slot."""
+  counts = bounds[:, 1] - bounds[:, 0]
+  found = mentions[ragged(bounds[:, 0], counts)]
+  columns = found[:, :2] - np.repeat(moves, counts)[:, None]
+  return Mentions(np.repeat(slots, counts), columns[:, 0], columns[:, 1], found[:, 2])
 
 
 def _fill(store, special, row, runs, free, values):

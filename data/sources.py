@@ -2,8 +2,8 @@
 
 demo                        106 articles of English Wikipedia (extra [demo])
 PATH.txt, FOLDER            plain text, its form found out; `lines:PATH` or `text:PATH` says it
-PATH.jsonl[.gz]             one object a line: "text", and optionally "title", "id", "entities" and "noun_phrases", see
-                            `_json_document`
+PATH.jsonl[.gz]             one object a line: "text", and optionally "title", "id", "entities", "noun_phrases" and
+                            "links", see `_json_document`
 PATH.xml[.bz2]              a MediaWiki pages-articles dump (extra [wiki])
 tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
 0.7*SPEC+0.3*SPEC           a mixture, see `_mixture`
@@ -11,8 +11,10 @@ tfds:NAME[:SPLIT[:FIELD]]   a data set of TFDS, or the folder of one
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 from collections import Counter
@@ -20,17 +22,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import draws, reading, wiki
+from data import draws, reading, titles, wiki
 from data.annotations import ANNOTATIONS
 from data.documents import Document, Skipped, sentences
 from data.reading import SourceError
 from data.sentences import check_language
+from data.stripper import Stripper
 
 _DEMO = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 _TERM = re.compile(r"\s*(\d+\.?\d*|\.\d+)\*")
 _BETWEEN_TERMS = re.compile(r"\+(?=\s*(?:\d+\.?\d*|\.\d+)\*)")
 
-Reader = Callable[[Counter], Iterator[Document]]
+Reader = Callable[[Counter, bool], Iterator[Document]]  # what is left out, by reason; whether links are wanted
 
 
 class Source:
@@ -46,12 +49,13 @@ class Source:
     self.skipped: Counter = Counter()
     self._read = read
 
-  def raw(self) -> Iterator[Document]:
+  def raw(self, linked: bool = False) -> Iterator[Document]:
+    """Documents as they are stored; where they are wanted `linked`, also redirects, and the links of JSON documents."""
     self.skipped.clear()
-    return self._read(self.skipped)
+    return self._read(self.skipped, linked)
 
   def __iter__(self) -> Iterator[Document]:
-    stripper = wiki.Stripper()
+    stripper = Stripper()
     try:
       for document in self.raw():
         try:
@@ -98,7 +102,7 @@ def _path(path: Path, spec: str, language: str) -> Source:
   if path.is_dir() or kind == ".txt":
     return _plain(path, spec, language, None)
   if kind in (".jsonl", ".ndjson"):
-    return Source(spec, language, lambda skipped: _json_documents(path, skipped), (path,))
+    return Source(spec, language, lambda *how: _json_documents(path, *how), (path,))
   if kind == ".xml" or path.name == Path(_DEMO).name:
     return _dump(path, spec, language)
   raise SourceError(
@@ -115,7 +119,7 @@ def _plain(path: Path, spec: str, language: str, form: str | None) -> Source:
     raise SourceError(f"corpus {spec}: the folder {path} holds no .txt file")
   found = form or reading.form_of(list(files), language)
 
-  def read(skipped: Counter) -> Iterator[Document]:
+  def read(skipped: Counter, linked: bool) -> Iterator[Document]:
     for file in files:
       name = file.relative_to(path).as_posix() if path.is_dir() else file.name
       yield from reading.text_documents(file, name, found, language, skipped)
@@ -123,23 +127,24 @@ def _plain(path: Path, spec: str, language: str, form: str | None) -> Source:
   return Source(spec, language, read, files, {"form": found})
 
 
-def _json_documents(path: Path, skipped: Counter) -> Iterator[Document]:
+def _json_documents(path: Path, skipped: Counter, linked: bool) -> Iterator[Document]:
   for number, line in enumerate(reading.lines(path)):
     if line is None:
       skipped["bad UTF-8"] += 1
     elif line.strip():
-      document = _json_document(line, f"{path.name}:{number}")
+      document = _json_document(line, f"{path.name}:{number}", linked)
       if isinstance(document, str):
         skipped[document] += 1
       else:
         yield document
 
 
-def _json_document(line: str, name: str) -> Document | str:
+def _json_document(line: str, name: str, linked: bool) -> Document | str:
   """A document, or the reason why the line holds none.
 
   "text" is running text, or a list of sentences. "entities" and "noun_phrases" are lists of [first, end]: the first
   character of a span of "text" and one past its last, in code points; in a list, of its sentences joined by newlines.
+  "links" is a list of [first, end, title], such spans apart from one another and the page that each speaks of.
   """
   try:
     value = json.loads(line)
@@ -151,12 +156,17 @@ def _json_document(line: str, name: str) -> Document | str:
   listed = isinstance(text, list) and all(isinstance(sentence, str) for sentence in text)
   if not (isinstance(text, str) or listed):
     return "no text field"
+  size = len("\n".join(text)) if listed else len(text)
   annotations = {kind: value[kind] for kind in ANNOTATIONS if value.get(kind) is not None}
-  if not all(_are_spans(spans, len("\n".join(text)) if listed else len(text)) for spans in annotations.values()):
+  if not all(_are_spans(spans, size) for spans in annotations.values()):
     return "bad annotation"
+  links = _json_links(value.get("links"), text, size) if linked else None
+  if isinstance(links, str):
+    return links
   identity = value.get("id")
   name = str(identity) if isinstance(identity, (str, int)) else name
-  return Document(name, title if isinstance(title, str) else None, text, annotations=annotations or None)
+  title = title if isinstance(title, str) else None
+  return Document(name, title, text, annotations=annotations or None, links=links)
 
 
 def _are_spans(value: Any, size: int) -> bool:
@@ -164,6 +174,26 @@ def _are_spans(value: Any, size: int) -> bool:
   if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
     return False
   return all(type(first) is type(end) is int and 0 <= first < end <= size for first, end in value)
+
+
+def _json_links(value: Any, text: str | list[str], size: int) -> list[list[tuple[int, int, str]]] | str:
+  """Links of the one text, or of each sentence of a list those that it holds whole; "bad link" where one is wrong."""
+  value = [] if value is None else value
+  if not isinstance(value, list) or not all(isinstance(link, list) and len(link) == 3 for link in value):
+    return "bad link"
+  value = sorted(value, key=lambda link: link[0] if type(link[0]) is int else -1)
+  named = all(isinstance(title, str) and titles.normalise(title) for *_, title in value)
+  if not named or not _are_spans([link[:2] for link in value], size):
+    return "bad link"
+  if any(end > first for (_, end, _), (first, *_) in itertools.pairwise(value)):
+    return "bad link"
+  ends = list(itertools.accumulate((len(part) + 1 for part in ([text] if isinstance(text, str) else text)), initial=0))
+  rows: list[list[tuple[int, int, str]]] = [[] for _ in ends[1:]]
+  for first, end, title in value:
+    row = bisect.bisect_right(ends, first) - 1
+    if end < ends[row + 1]:
+      rows[row].append((first - ends[row], end - ends[row], titles.normalise(title)))
+  return rows
 
 
 def _demo_file() -> Path:
@@ -176,13 +206,15 @@ def _demo_file() -> Path:
 
 
 def _dump(path: Path, spec: str, language: str) -> Source:
-  def read(skipped: Counter) -> Iterator[Document]:
+  def read(skipped: Counter, linked: bool) -> Iterator[Document]:
     with reading.open_bytes(path) as stream:
       dump = wiki.open_dump(stream, path.name)
       for page in dump.pages:
         if page.namespace != 0:
           skipped["other namespace"] += 1
-        elif page.redirect:
+        elif page.redirect is not None and linked:
+          yield Document(str(page.id), page.title, "", redirect=page.redirect)
+        elif page.redirect is not None:
           skipped["redirect"] += 1
         elif len(page.text) > wiki.PAGE_CHARS:
           skipped["over the size limit"] += 1
@@ -212,7 +244,7 @@ def _tfds(spec: str, rest: str, language: str) -> Source:
   field = _text_field(builder, field, spec)
   titled = "title" in builder.info.features
 
-  def read(skipped: Counter) -> Iterator[Document]:
+  def read(skipped: Counter, linked: bool) -> Iterator[Document]:
     for number in range(len(records)):
       record = records[number]
       try:
@@ -259,13 +291,16 @@ def _mixture(spec: str, language: str, seed: int) -> Source:
   bounds = [sum(weights[: end + 1]) / sum(weights) for end in range(len(weights))]
   key = draws.key(seed, "mixture")
 
-  def read(skipped: Counter) -> Iterator[Document]:
-    streams = [part._read(skipped) for part in parts]
+  def read(skipped: Counter, linked: bool) -> Iterator[Document]:
+    streams = [part._read(skipped, linked) for part in parts]
     number = 0
     while True:
       drawn = float(draws.uniform(key, number))
       index = next((i for i, bound in enumerate(bounds) if drawn < bound), len(bounds) - 1)
       document = next(streams[index], None)
+      while document is not None and document.redirect is not None:  # no draw is spent on what is no text
+        yield dataclasses.replace(document, id=f"{index}/{document.id}")
+        document = next(streams[index], None)
       if document is None:
         return
       yield dataclasses.replace(document, id=f"{index}/{document.id}")

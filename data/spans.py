@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMATS = ("segment_pairs", "sentence_pairs", "full_sentences", "doc_sentences", "electra_segments")
+FORMATS = (
+  "segment_pairs", "sentence_pairs", "full_sentences", "doc_sentences", "electra_segments", "entity_sentences",
+)  # fmt: skip
+_OF_ENTITIES = ("min_sentence", "max_entities", "require_mention")  # options that only "entity_sentences" reads
 BLOCK = 1 << 16  # documents that are cut together: what is in memory besides the table does not grow with the corpus
 
 
@@ -37,6 +40,9 @@ class Options:
       code); "document": a [SEP] between documents and at the end (RoBERTa's paper; SpanBERT).
     long_sentences: for sentences longer than a row, "split": cut into parts, nothing is lost; "skip": left out, and
       what follows counts as another document (SpanBERT).
+    min_sentence: for sentences with entities, the fewest tokens of a sentence; shorter ones are left out.
+    max_entities: E, the most mentions of an example, which keeps its first ones, and of a row.
+    require_mention: for sentences with entities, drop examples without any (original).
   """
 
   format: str
@@ -49,6 +55,9 @@ class Options:
   singles_are_negatives: bool = True
   separators: str = "sentence"
   long_sentences: str = "split"
+  min_sentence: int = 5
+  max_entities: int = 128
+  require_mention: bool = True
 
   def __post_init__(self):
     choices = {"format": FORMATS, "task": ("nsp", "sop"), "short_by": ("document", "example")}
@@ -62,6 +71,20 @@ class Options:
       raise TableError(f"example option packed: got {self.packed}, want 1 to 255 examples in a row")
     if not 0 <= self.short_share <= 1:
       raise TableError(f"example option short_share: got {self.short_share}, want a share from 0 to 1")
+    for name in ("min_sentence", "max_entities"):
+      if getattr(self, name) < 1:
+        raise TableError(f"example option {name}: got {getattr(self, name)}, want at least 1")
+
+  @property
+  def linked(self) -> bool:
+    """Whether examples have mentions of entities."""
+    return self.format == "entity_sentences"
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What a table is known by: the options, and those of entities only where they are read."""
+    options = dataclasses.asdict(self)
+    return options if self.linked else {name: value for name, value in options.items() if name not in _OF_ENTITIES}
 
   @property
   def paired(self) -> bool:
@@ -83,6 +106,7 @@ class Cut(NamedTuple):
   labels: np.ndarray
   counts: dict[str, Any]
   joined: np.ndarray | None = None
+  mentions: np.ndarray | None = None
 
 
 def document_blocks(count: int) -> list[np.ndarray]:

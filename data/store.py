@@ -38,7 +38,9 @@ class Store:
   tokens [n_tokens] uint16 or int32, no special tokens; word_starts [n_tokens] bool; sentences [n_sentences + 1] int64,
   offsets into tokens; documents [n_documents + 1] int64, offsets into sentences. Every sentence has a token and every
   document a sentence. `fingerprint` names the content of the whole corpus. annotations [n_tokens] uint8, flags of each
-  token: 1 begins an entity, 2 continues it, 4 begins a noun phrase, 8 continues it; None = not annotated.
+  token: 1 begins an entity, 2 continues it, 4 begins a noun phrase, 8 continues it; None = not annotated. mentions
+  [n_mentions, 3] int64, of each linked mention its first token, one past its last, and the id of its entity; in order,
+  apart from one another, each inside one sentence; None = a corpus without entities.
   """
 
   tokens: np.ndarray
@@ -48,6 +50,7 @@ class Store:
   fingerprint: str
   directory: Path | None = None  # of the memory maps; None = in memory
   annotations: np.ndarray | None = None
+  mentions: np.ndarray | None = None
 
   @property
   def n_tokens(self) -> int:
@@ -68,6 +71,7 @@ class Store:
     word_starts: Sequence | None = None,
     vocab_size: int = 1 << 16,
     annotations: Sequence | None = None,
+    mentions: Sequence[Sequence[tuple[int, int, int]]] | None = None,
   ) -> Store:
     """A store in memory from documents of sentences of token ids.
 
@@ -76,6 +80,7 @@ class Store:
       word_starts: the same nesting of booleans; None = every token starts a word.
       vocab_size: decides the dtype of the tokens.
       annotations: the same nesting of flags (see the class); None = not annotated.
+      mentions: of each document (first token, one past the last, entity) in tokens of the document; None = none at all.
     """
     lengths = [len(sentence) for document in docs for sentence in document]
     if not docs or not all(docs) or not all(lengths):
@@ -87,13 +92,43 @@ class Store:
       if values is not None and len(values) != len(tokens):
         raise StoreError(f"{name}: got {len(values)} values, want {len(tokens)}, one a token")
     sentences, documents = offsets(lengths), offsets([len(document) for document in docs])
-    digest = Digest(annotated=flags is not None)
-    digest.add(tokens, starts, np.diff(sentences), np.diff(documents), *([] if flags is None else [flags]))
-    return cls(tokens, starts, sentences, documents, digest.hexdigest(), annotations=flags)
+    arrays, linked = [] if flags is None else [flags], None
+    if mentions is not None:
+      own = [np.asarray(document, np.int64).reshape(-1, 3) for document in mentions]
+      arrays += [np.concatenate(own), np.array([*map(len, own)])]
+      linked = in_store(*arrays[-2:], np.diff(sentences[documents]), 0)
+      _check_mentions(linked, sentences)
+    digest = Digest(annotated=flags is not None, linked=linked is not None)
+    digest.add(tokens, starts, np.diff(sentences), np.diff(documents), *arrays)
+    return cls(tokens, starts, sentences, documents, digest.hexdigest(), annotations=flags, mentions=linked)
 
 
 def _flat(nested: Sequence, dtype: Any) -> np.ndarray:
   return np.concatenate([np.asarray(sentence, dtype) for document in nested for sentence in document])
+
+
+def in_store(mentions: np.ndarray, counts: np.ndarray, tokens: np.ndarray, before: int) -> np.ndarray:
+  """int64 [m, 3]: mentions in tokens of the store, from such in tokens of their documents.
+
+  Args:
+    mentions: int [m, 3], of neighbouring documents one after the other.
+    counts, tokens: of each document its mentions and its tokens.
+    before: tokens of the store before the first of the documents.
+  """
+  begins = before + np.cumsum(tokens, dtype=np.int64) - tokens
+  return mentions.astype(np.int64) + np.repeat(begins, counts)[:, None] * np.array([1, 1, 0])
+
+
+def _check_mentions(mentions: np.ndarray, sentences: np.ndarray) -> None:
+  first, end = mentions[:, 0], mentions[:, 1]
+  sentence = np.searchsorted(sentences, first, side="right")
+  inside = (sentence > 0) & (sentence < len(sentences)) & (end <= sentences[np.minimum(sentence, len(sentences) - 1)])
+  wrong = np.flatnonzero(~inside | (first >= end) | (first < np.append(0, end[:-1])) | (mentions[:, 2] < 0))
+  if wrong.size:
+    raise StoreError(
+      f"mentions: got {mentions[wrong[0]].tolist()} as number {wrong[0]}, want tokens of one sentence, behind the "
+      "mention before, and an entity's id"
+    )
 
 
 def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -108,12 +143,15 @@ def token_dtype(vocab_size: int) -> type:
 class Digest:
   """SHA-256 of a split's content, the same however the split is cut into blocks."""
 
-  def __init__(self, annotated: bool = False):
-    self._dtypes = ("<i4", "u1", "<i4", "<i4", "u1")[: 5 if annotated else 4]
+  def __init__(self, annotated: bool = False, linked: bool = False):
+    self._dtypes = ("<i4", "u1", "<i4", "<i4", *("u1",) * annotated, *("<i4", "<i4") * linked)
     self._parts = tuple(hashlib.sha256() for _ in self._dtypes)
 
   def add(self, *arrays: np.ndarray) -> None:
-    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences; annotations."""
+    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences.
+
+    Then, where the corpus has them, annotations; mentions in tokens of their documents, and the number of each one's.
+    """
     for part, values, dtype in zip(self._parts, arrays, self._dtypes, strict=True):
       for start in range(0, len(values), _BLOCK):
         part.update(np.ascontiguousarray(values[start : start + _BLOCK]).astype(dtype).tobytes())
@@ -125,10 +163,11 @@ class Digest:
 class Tally:
   """Counts and digest of the documents of a split that passed."""
 
-  def __init__(self, annotated: bool):
-    """`annotated`: whether the corpus is; then the annotations are part of both."""
-    self._annotated, self._digest = annotated, Digest(annotated)
-    self._counts = dict.fromkeys(("documents", "sentences", "tokens", "words", *(ANNOTATIONS if annotated else ())), 0)
+  def __init__(self, annotated: bool, linked: bool = False):
+    """`annotated`, `linked`: whether the corpus has annotations and mentions; then they are part of both."""
+    self._annotated, self._linked, self._digest = annotated, linked, Digest(annotated, linked)
+    names = ("documents", "sentences", "tokens", "words", *(ANNOTATIONS if annotated else ()), *("mentions",) * linked)
+    self._counts = dict.fromkeys(names, 0)
 
   def counted(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
     for document in documents:
@@ -138,6 +177,9 @@ class Tally:
       if self._annotated:
         arrays.append(document.flags)
         found |= {kind: np.count_nonzero(document.flags & flag) for kind, flag in ANNOTATIONS.items()}
+      if self._linked:
+        arrays += [document.mentions, np.asarray([len(document.mentions)])]
+        found["mentions"] = len(document.mentions)
       for name, count in found.items():
         self._counts[name] += int(count)
       self._digest.add(*arrays)
@@ -184,30 +226,32 @@ def open_store(directory: str | Path, split: str) -> Store:
   return _mapped(folder, card, split)
 
 
-def _shapes(card: dict, split: str) -> dict[str, tuple[int, Any]]:
-  """Length and dtype of each array of a split, in the order of its digest."""
+def _shapes(card: dict, split: str) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Shape and dtype of each array of a split, in the order of its digest."""
   counts = card["splits"][split]
-  annotations = {"annotations": (counts["tokens"], np.uint8)} if ANNOTATIONS.keys() <= counts.keys() else {}
+  annotations = {"annotations": ((counts["tokens"],), np.uint8)} if ANNOTATIONS.keys() <= counts.keys() else {}
+  mentions = {"mentions": ((counts["mentions"], 3), np.int64)} if "mentions" in counts else {}
   return {
-    "tokens": (counts["tokens"], token_dtype(card["tokenizer"]["vocab_size"])),
-    "word_starts": (counts["tokens"], np.bool_),
-    "sentences": (counts["sentences"] + 1, np.int64),
-    "documents": (counts["documents"] + 1, np.int64),
+    "tokens": ((counts["tokens"],), token_dtype(card["tokenizer"]["vocab_size"])),
+    "word_starts": ((counts["tokens"],), np.bool_),
+    "sentences": ((counts["sentences"] + 1,), np.int64),
+    "documents": ((counts["documents"] + 1,), np.int64),
     **annotations,
+    **mentions,
   }
 
 
 def _mapped(folder: Path, card: dict, split: str) -> Store:
   arrays = {}
-  for name, (size, dtype) in _shapes(card, split).items():
+  for name, (shape, dtype) in _shapes(card, split).items():
     path = folder / f"{name}.npy"
     try:
       arrays[name] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
       raise StoreError(f"store {path}: is missing or damaged ({error}): {_advice(folder)}") from error
-    if arrays[name].shape != (size,) or arrays[name].dtype != dtype:
+    if arrays[name].shape != shape or arrays[name].dtype != dtype:
       got = f"{arrays[name].dtype}{list(arrays[name].shape)}"
-      raise StoreError(f"store {path}: got {got}, want {np.dtype(dtype)}[{size}]: {_advice(folder)}")
+      raise StoreError(f"store {path}: got {got}, want {np.dtype(dtype)}{list(shape)}: {_advice(folder)}")
   return Store(**arrays, fingerprint=card["fingerprint"], directory=folder)
 
 
@@ -247,21 +291,26 @@ def _decode(directory: Path, split: str, card: dict, target: Path) -> None:
     raise StoreError(f"{where}: the records do not have the digest in card.json: prepare the corpus again")
 
 
-def _fill(documents: Path, split: str, shapes: dict[str, tuple[int, Any]], target: Path) -> str:
+def _fill(documents: Path, split: str, shapes: dict[str, tuple[tuple[int, ...], Any]], target: Path) -> str:
   """Writes the arrays of a split and returns the digest of what was read."""
   from data import records
 
   arrays = {
-    name: np.lib.format.open_memmap(target / f"{name}.npy", mode="w+", dtype=dtype, shape=(size,))
-    for name, (size, dtype) in shapes.items()
+    name: np.lib.format.open_memmap(target / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    for name, (shape, dtype) in shapes.items()
   }
-  digest = Digest("annotations" in shapes)
+  linked = "mentions" in shapes
+  digest = Digest("annotations" in shapes, linked)
   ends = dict.fromkeys(arrays, 0) | {"sentences": 1, "documents": 1}
   totals = {"sentences": 0, "documents": 0}
   for block in records.read(documents, split):
     parts = {name: np.concatenate([record[name] for record in block]) for name in shapes if name != "documents"}
     parts["documents"] = np.asarray([len(record["sentences"]) for record in block], np.int64)
-    digest.add(*(parts[name] for name in shapes))
+    mentions_of = np.asarray([len(record["mentions"]) for record in block]) if linked else None
+    digest.add(*(parts[name] for name in shapes), *([mentions_of] if linked else []))
+    if linked:
+      tokens_of = np.asarray([len(record["tokens"]) for record in block])
+      parts["mentions"] = in_store(parts["mentions"], mentions_of, tokens_of, ends["tokens"])
     for name, total in totals.items():
       parts[name] = total + np.cumsum(parts[name], dtype=np.int64)
       totals[name] = int(parts[name][-1])

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import Masked, Pair, Tokens
+from data.batch import Entities, Masked, MaskedEntities, Pair, Tokens
 from data.draws import key
+from data.masking.mentions import masked_per_row, mention_budgets
 from data.packing import pack
 
 MEDIAN, SIGMA = 160.0, 1.2  # tokens of an article, and the standard deviation of their logarithm
 SHORTEST = 8  # tokens of an example, special tokens included
+TOKENS_A_MENTION = 20  # Wikipedia's words between links, about
 
 
 def synthetic_batch(config: Any, stage: Any, number: int, full_rows: bool = False) -> Any:
@@ -105,4 +107,39 @@ def spans(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) ->
   )
 
 
-BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "masked": masked, "spans": spans}
+def entities(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> MaskedEntities:
+  """`masked` with mentions of 1 to 4 pieces anywhere in each example, and `entity_mask_rate` of an example's masked."""
+  words, data, most = masked(config, stage, rng, full_rows), config.data, config.data.max_entities
+  rows, rate = stage.batch_size, data.entity_mask_rate
+  segments, real = words.tokens.segments, words.tokens.segments > 0
+  tokens = real.sum(1, keepdims=True)
+  found = np.where(full_rows, most, np.clip(np.rint(tokens / TOKENS_A_MENTION), 1, most))
+  starts = np.sort(rng.integers(0, tokens, (rows, most)), axis=1)
+  owner = np.take_along_axis(segments, starts, 1) * (np.arange(most) < found)
+  pieces = starts[..., None] + np.arange(data.max_mention)
+  long = np.arange(data.max_mention) < rng.integers(1, 5, (rows, most, 1))
+  there = np.take_along_axis(segments, np.minimum(pieces, segments.shape[1] - 1).reshape(rows, -1), 1)
+  inside = (there.reshape(pieces.shape) == owner[..., None]) & (pieces < segments.shape[1]) & (owner[..., None] > 0)
+  chosen, used = _masked_mentions(rng, owner, rate, masked_per_row(most, data.pack, rate))
+  ids = np.where(owner > 0, rng.integers(0, config.model.entity_vocab_size, owner.shape), 0).astype(np.int32)
+  labels = np.where(used, np.take_along_axis(ids, chosen, 1), 0).astype(np.int32)
+  positions = np.where(inside & long, pieces, -1).astype(np.int32)
+  mentions = Entities(ids, positions, owner.astype(np.int32))
+  return MaskedEntities(words, mentions, np.where(used, chosen, 0).astype(np.int32), labels, used.astype(np.float32))
+
+
+def _masked_mentions(
+  rng: np.random.Generator, owner: np.ndarray, rate: float, slots: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """(slots of the masked mentions [B, J], which are used) of mentions that belong to examples `owner` [B, E]."""
+  rank = rng.random(owner.shape)
+  order = np.lexsort((rank, owner), axis=1)
+  sorted_owner = np.take_along_axis(owner, order, 1)
+  same = sorted_owner[:, :, None] == sorted_owner[:, None, :]
+  place, size = np.tril(same, -1).sum(2), same.sum(2)
+  taken = (sorted_owner > 0) & (place < mention_budgets(size, rate))
+  first = np.argsort(~taken, axis=1, kind="stable")[:, :slots]
+  return np.take_along_axis(order, first, 1), np.take_along_axis(taken, first, 1)
+
+
+BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "entities": entities, "masked": masked, "spans": spans}

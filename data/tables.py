@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ import numpy as np
 
 from data.examples import Options, Table, TableError, build_table, name_of
 
-_ARRAYS = ("spans", "starts", "lengths", "labels", "rows", "joined")
+_ARRAYS = ("spans", "starts", "lengths", "labels", "rows", "joined", "mentions")
 _VERSION = 1  # raise it when the same settings would give other examples
 
 
@@ -54,7 +53,7 @@ def load_or_build_tables(directory: str | os.PathLike, store: Any, options: Opti
   paths = []
   for pass_ in range(passes):
     identity = {"version": _VERSION, "store": name_of(store), "seed": seed, "pass": pass_}
-    identity["options"] = dataclasses.asdict(options)
+    identity["options"] = options.identity
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{options.format}-{options.length}-{digest}.npz"
     if not _stands(path, identity):

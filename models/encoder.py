@@ -7,7 +7,7 @@ not the hidden width D a dense layer maps E to D (ALBERT, ELECTRA).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,10 +16,26 @@ import jax.numpy as jnp
 from data.batch import Tokens
 from models.encoded import Encoded
 from models.heads import MaskedTokenHead
-from models.layers import Array, Dense, Init, LayerConfig, LayerNorm, Table, attention_mask, dropout, split_key
+from models.layers import (
+  Array,
+  Dense,
+  Init,
+  LayerConfig,
+  LayerNorm,
+  SelfAttention,
+  Table,
+  attention_mask,
+  dropout,
+  split_key,
+)
 from models.stack import STACK_AXES, Sharing, Stack
 
 TABLE_MULTIPLE = 128  # rows of vocabulary tables are padded to this, whatever the mesh, so that every mesh divides them
+
+
+def padded(rows: int) -> int:
+  """Rows of a table that holds `rows` of a vocabulary."""
+  return -(-rows // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +76,17 @@ class EncoderConfig:
 
   @property
   def padded_vocab(self) -> int:
-    return -(-self.vocab_size // TABLE_MULTIPLE) * TABLE_MULTIPLE
+    return padded(self.vocab_size)
 
   @property
   def depth(self) -> int:
     """Blocks that an input passes."""
     return self.layers * self.sharing.inner
+
+  @property
+  def sublayer(self) -> Callable[..., SelfAttention]:
+    """What makes the attention sublayers."""
+    return SelfAttention
 
   @property
   def layer(self) -> LayerConfig:
@@ -91,7 +112,9 @@ class Embeddings(nn.Module):
   def __call__(self, ids: Array, tokens: Tokens, key: Array | None) -> Array:
     c = self.config
     x = self.word(ids) + self.position(tokens.positions + c.position_offset)
-    if c.types:
+    if c.types == 1:
+      x = x + self.type.embedding[0]  # whatever the batch says: there is no second one
+    elif c.types:
       x = x + self.type(tokens.types)
     return dropout(self.norm(x), c.dropout, key)
 
@@ -105,7 +128,7 @@ class Trunk(nn.Module):
     c = self.config
     if c.projection:
       self.projection = Dense((c.embedding,), (c.hidden,), c.init, c.dtype)
-    self.layers = Stack(c.layer, c.layers, c.sharing, c.unroll, c.remat)
+    self.layers = Stack(c.layer, c.layers, c.sharing, c.unroll, c.remat, c.sublayer)
 
   def contextualize(self, x: Array, segments: Array, key: Array | None, collect: bool = False) -> Encoded:
     """Embedded tokens x [B, L, E] in context; `layers`, if collected, begin with what enters the first block."""

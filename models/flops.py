@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import Masked, Tokens
+from data.batch import Labelled, Masked, MaskedEntities, Tokens
 from models.bert import Bert, BertConfig
 from models.electra import Electra, ElectraConfig
 from models.encoder import EncoderConfig
+from models.luke import Luke, LukeConfig
 from models.spanbert import SpanBert, SpanBertConfig
 
 
@@ -26,9 +27,9 @@ from models.spanbert import SpanBert, SpanBertConfig
 class Work:
   """What a host batch asks of a model.
 
-  tokens: real tokens, packed examples together. squares: sum over examples of their squared length. predictions:
-  positions to predict. pairs: sentence-pair decisions. spans: positions to predict from the edges of their span.
-  slots: columns, padding included.
+  tokens: real tokens, packed examples together. squares: sum over examples of their squared length, entities counted.
+  predictions: positions to predict. pairs: sentence-pair decisions. spans: positions to predict from the edges of their
+  span. slots: columns of words, padding included. entities: mentions. entity_predictions: of those, to predict.
   """
 
   tokens: int
@@ -37,6 +38,8 @@ class Work:
   pairs: int
   spans: int
   slots: int
+  entities: int = 0
+  entity_predictions: int = 0
 
 
 def count(batch: Any) -> Work:
@@ -51,7 +54,12 @@ def step_flops(model: Any, batch: Any) -> float:
 
 def example_lengths(tokens: Tokens) -> np.ndarray:
   """Tokens of every packed example, int64, in order of row and segment."""
-  segments = np.asarray(tokens.segments, np.int64)
+  return segment_lengths(tokens.segments)
+
+
+def segment_lengths(segments: np.ndarray) -> np.ndarray:
+  """How often each segment number but 0 occurs in each row of segments [B, L], int64, in order of row and segment."""
+  segments = np.asarray(segments, np.int64)
   most = int(segments.max(initial=0)) + 1
   sizes = np.bincount((np.arange(len(segments))[:, None] * most + segments).ravel(), minlength=len(segments) * most)
   sizes = sizes.reshape(len(segments), most)[:, 1:]
@@ -103,6 +111,16 @@ def _electra(c: ElectraConfig, work: Work) -> float:
   return flops
 
 
+def _luke(c: LukeConfig, work: Work) -> float:
+  """Words and entities through the stack, two queries a token if there are four kinds, and both vocabularies."""
+  both = dataclasses.replace(work, tokens=work.tokens + work.entities)
+  queries = 2 * both.tokens * c.hidden**2 * c.depth if c.query_kinds == 4 else 0.0
+  widened = 2 * work.entities * c.entity_embedding * c.hidden if c.entity_embedding != c.hidden else 0.0
+  words = vocabulary_head(c.hidden, c.embedding, c.vocab_size, work.predictions)
+  entities = vocabulary_head(c.hidden, c.entity_embedding, c.entity_vocab_size, work.entity_predictions)
+  return encoder(c, both) + queries + widened + words + entities
+
+
 def _masked(batch: Masked) -> Work:
   lengths = example_lengths(batch.tokens)
   return Work(
@@ -115,5 +133,35 @@ def _masked(batch: Masked) -> Work:
   )
 
 
-COUNTS: dict[type, Callable[[Any], Work]] = {Masked: _masked}
-FORWARD: dict[type, Callable[[Any, Work], float]] = {Bert: _bert, Electra: _electra, SpanBert: _spanbert}
+def _masked_entities(batch: MaskedEntities) -> Work:
+  segments = np.concatenate([batch.words.tokens.segments, batch.entities.segments], axis=1)
+  return dataclasses.replace(
+    _masked(batch.words),
+    squares=int(np.square(segment_lengths(segments)).sum()),
+    entities=int(np.count_nonzero(batch.entities.segments)),
+    entity_predictions=int(np.count_nonzero(batch.weights)),
+  )
+
+
+def _labelled(batch: Labelled) -> Work:
+  """Heads of tasks are left out: a hundredth of a layer."""
+  segments, entities = np.asarray(batch.tokens.segments), batch.entities
+  tokens = int(np.count_nonzero(segments))
+  mentions = 0 if entities is None else int(np.count_nonzero(entities.segments))
+  if entities is not None:
+    segments = np.concatenate([segments, entities.segments], axis=1)
+  squares = int(np.square(segment_lengths(segments)).sum())
+  return Work(tokens, squares, 0, 0, 0, int(np.size(batch.tokens.ids)), entities=mentions)
+
+
+COUNTS: dict[type, Callable[[Any], Work]] = {
+  Labelled: _labelled,
+  Masked: _masked,
+  MaskedEntities: _masked_entities,
+}
+FORWARD: dict[type, Callable[[Any, Work], float]] = {
+  Bert: _bert,
+  Electra: _electra,
+  Luke: _luke,
+  SpanBert: _spanbert,
+}

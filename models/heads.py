@@ -32,18 +32,31 @@ class MaskedTokenHead(nn.Module):
   init: Init
   dtype: Any = jnp.float32
 
-  @nn.compact
+  def setup(self):
+    self.dense = Dense((self.hidden,), (self.embedding,), self.init, self.dtype)
+    self.norm = LayerNorm(self.embedding, self.norm_eps, self.dtype)
+    self.bias = self.param("bias", nn.initializers.zeros, (self.padded_vocab,))
+
   def __call__(self, x: Array, table: Array) -> Array:
-    x = ACTIVATIONS[self.activation](Dense((self.hidden,), (self.embedding,), self.init, self.dtype, name="dense")(x))
-    x = LayerNorm(self.embedding, self.norm_eps, self.dtype, name="norm")(x)
-    bias = self.param("bias", nn.initializers.zeros, (self.padded_vocab,))
-    return tied_logits(x, table, bias, self.vocab_size)
+    return tied_logits(self.transform(x), table, self.bias, self.vocab_size)
+
+  def transform(self, x: Array) -> Array:
+    """What the table is multiplied by: [..., D] -> [..., E]."""
+    return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+
+  def masked_bias(self) -> Array:
+    """float32 [V'], -1e9 where rows only pad the table."""
+    return without_padding(self.bias, self.vocab_size)
+
+
+def without_padding(bias: Array, vocab_size: int) -> Array:
+  """bias [V'] with -1e9 from `vocab_size` on."""
+  return jnp.where(jnp.arange(len(bias)) < vocab_size, bias, -1e9)
 
 
 def tied_logits(x: Array, table: Array, bias: Array, vocab_size: int) -> Array:
   """float32 logits [..., V'] of x [..., E] on a table [V', E] with bias [V']; rows from `vocab_size` on get -1e9."""
-  bias = jnp.where(jnp.arange(len(table)) < vocab_size, bias, -1e9)
-  return product("...D,VD->...V", x, table.astype(x.dtype)) + bias
+  return product("...D,VD->...V", x, table.astype(x.dtype)) + without_padding(bias, vocab_size)
 
 
 class Pooler(nn.Module):

@@ -4,10 +4,11 @@
     python -m models.hf import --source=bert-base-uncased --target=runs/bert-base    a workdir to go on from
 
 A folder is config.json, model.safetensors (or its index and parts) and the tokenizer's files; an export carries
-SHA256SUMS. With --tensorflow the source is a checkpoint of the original BERT, ALBERT or ELECTRA code. Nothing is
-guessed: tensors that are missing, extra or of another shape are listed by name. predict.py and `--config.init_from`
-read folders without an import. The last line on stdout is a JSON summary; wrong input ends with one line on stderr and
-exit status 2.
+SHA256SUMS. LUKE's folders hold an entity_vocab.json too; exports get rows for the markers <ent>, <ent2> and [MASK2].
+Unpacked archives of its original code (metadata.json, entity_vocab.tsv) come in with --pytorch_bin. With --tensorflow
+the source is a checkpoint of the original BERT, ALBERT or ELECTRA code. Nothing is guessed: tensors that are missing,
+extra or of another shape are listed by name. predict.py and `--config.init_from` read folders without an import. The
+last line on stdout is a JSON summary; wrong input ends with one line on stderr and exit status 2.
 """
 
 from __future__ import annotations

@@ -144,14 +144,17 @@ class Dense(nn.Module):
   dtype: Any = jnp.float32
   use_bias: bool = True
 
-  @nn.compact
+  def setup(self):
+    self.kernel = self.param("kernel", self.kernel_init, (*self.inputs, *self.outputs))
+    if self.use_bias:
+      self.bias = self.param("bias", nn.initializers.zeros, self.outputs)
+
   def __call__(self, x: Array) -> Array:
-    kernel = self.param("kernel", self.kernel_init, (*self.inputs, *self.outputs))
     n_in, n_out = math.prod(self.inputs), math.prod(self.outputs)
     lead = x.shape[: x.ndim - len(self.inputs)]
-    y = x.reshape(*lead, n_in).astype(self.dtype) @ kernel.reshape(n_in, n_out).astype(self.dtype)
+    y = x.reshape(*lead, n_in).astype(self.dtype) @ self.kernel.reshape(n_in, n_out).astype(self.dtype)
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, self.outputs).reshape(n_out).astype(self.dtype)
+      y = y + self.bias.reshape(n_out).astype(self.dtype)
     return y.reshape(*lead, *self.outputs)
 
 
@@ -201,25 +204,44 @@ class SelfAttention(nn.Module):
 
   config: LayerConfig
 
-  @nn.compact
-  def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
+  def setup(self):
     c = self.config
-    project = {
-      name: Dense((c.hidden,), (c.heads, c.head_dim), c.init, c.dtype, name=name) for name in ("query", "key", "value")
-    }
+    self.query, self.key, self.value = (self._projection() for _ in range(3))
+    self.output = Dense((c.heads, c.head_dim), (c.hidden,), c.init, c.dtype)
+    self.norm = LayerNorm(c.hidden, c.norm_eps, c.dtype)
+
+  def _projection(self) -> Dense:
+    c = self.config
+    return Dense((c.hidden,), (c.heads, c.head_dim), c.init, c.dtype)
+
+  def __call__(self, x: Array, mask: Any, key: Array | None) -> Array:
     probability_key, output_key = split_key(key, 2)
-    context = dot_product_attention(
-      project["query"](x), project["key"](x), project["value"](x), mask, c.attention_dropout, probability_key
-    )
-    output = Dense((c.heads, c.head_dim), (c.hidden,), c.init, c.dtype, name="output")(context)
-    return LayerNorm(c.hidden, c.norm_eps, c.dtype, name="norm")(x + dropout(output, c.dropout, output_key))
+    output = self.output(self.context(x, mask, probability_key))
+    return self.norm(x + dropout(output, self.config.dropout, output_key))
+
+  def context(self, x: Array, mask: Any, key: Array | None) -> Array:
+    """What each token takes from the tokens that it sees, [B, L, N, H]."""
+    return dot_product_attention(self.query(x), self.key(x), self.value(x), mask, self.config.attention_dropout, key)
+
+  def everyone(self, tokens: int) -> Any:
+    """A mask under which all of `tokens` tokens see each other."""
+    return jnp.ones((1, 1, tokens, tokens), bool)
 
 
 def dot_product_attention(
-  query: Array, key: Array, value: Array, mask: Array, dropout_rate: float, dropout_key: Array | None
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  dropout_rate: float,
+  dropout_key: Array | None,
+  scale: float | None = None,
 ) -> Array:
-  """softmax(q k / sqrt(H)) v with dropout on the probabilities. [B, Q, N, H], [B, K, N, H], mask [B, 1, Q, K]."""
-  query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+  """softmax(scale q k) v with dropout on the probabilities. [B, Q, N, H], [B, K, N, H], mask [B, 1, Q, K].
+
+  scale: None = 1 / sqrt(H).
+  """
+  query = query * jnp.asarray(query.shape[-1] ** -0.5 if scale is None else scale, query.dtype)
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # heads lead: plain batched products
   scores = product("BNQH,BNKH->BNQK", query, key)
   scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)

@@ -56,24 +56,29 @@ def copy_rows(layers: int, groups: int, inner: int = 1) -> np.ndarray:
 
 
 class Stack(nn.Module):
-  """`layers` post-norm blocks. x [B, L, D], mask [B, 1, L, L] -> (x, outputs of all blocks [depth, B, L, D] | None)."""
+  """`layers` post-norm blocks. x [B, L, D], mask -> (x, outputs of all blocks [depth, B, L, D] | None).
+
+  sublayer: makes the attention sublayer of a LayerConfig; `mask` is what that sublayer takes (SelfAttention: bool
+  [B, 1, L, L]).
+  """
 
   config: LayerConfig
   layers: int
   sharing: Sharing
   unroll: int = 1
   remat: str = "none"
+  sublayer: Callable[..., SelfAttention] = SelfAttention
 
   @nn.compact
-  def __call__(self, x: Array, mask: Array, key: Array | None, collect: bool = False) -> tuple[Array, Array | None]:
-    attention, ffn = SelfAttention(self.config, parent=None), FeedForward(self.config, parent=None)
+  def __call__(self, x: Array, mask: Any, key: Array | None, collect: bool = False) -> tuple[Array, Array | None]:
+    attention, ffn = self.sublayer(self.config, parent=None), FeedForward(self.config, parent=None)
     rows = {
       "attention": copy_rows(self.layers, self.sharing.attention_groups, self.sharing.inner),
       "ffn": copy_rows(self.layers, self.sharing.ffn_groups, self.sharing.inner),
     }
     example = jnp.zeros((1, 2, self.config.hidden), self.config.dtype)
     params = {
-      "attention": self._copies("attention", rows, lambda k: attention.init(k, example, mask[:1, :, :2, :2], None)),
+      "attention": self._copies("attention", rows, lambda k: attention.init(k, example, attention.everyone(2), None)),
       "ffn": self._copies("ffn", rows, lambda k: ffn.init(k, example, None)),
     }
     scanned = {name: leaves for name, leaves in params.items() if rows[name].max() > 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,11 @@ import models
 from objectives import optimizers
 from objectives.base import Objective
 from objectives.electric import ElectricObjective
+from objectives.entities import EntityObjective
 from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
 from objectives.replaced import ReplacedObjective
+from objectives.tasks import TaskObjective
 
 
 def _pair(objective: Any) -> str | None:
@@ -37,8 +40,10 @@ def _electra(model: Any, objective: Any) -> ReplacedObjective:
 
 BUILDERS: dict[str, Callable[..., Objective]] = {
   "electra": _electra,
+  "entities": lambda model, objective: EntityObjective(model),
   "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
   "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
+  "task": lambda model, objective: TaskObjective(model, objective.kind),
 }
 
 
@@ -67,6 +72,14 @@ def build_optimizer(config: Any) -> Optimizer:
     "sgd": optimizers.sgd,
   }
   return Optimizer(transforms[o.name](), SCHEDULES[o.schedule](o.lr, o.warmup_steps, config.steps), o.clip)
+
+
+def of_stage(optimizer: Optimizer, config: Any, stage: Any) -> Optimizer:
+  """The optimiser with the schedule of a stage, which ends with it where the stage has a rate (`lr`) of its own."""
+  if not stage.lr:
+    return optimizer
+  schedule = SCHEDULES[config.optimizer.schedule](stage.lr, stage.warmup_steps, stage.steps)
+  return dataclasses.replace(optimizer, schedule=schedule)
 
 
 def loss_scale(config: Any) -> str | float:

@@ -188,3 +188,21 @@ def _electra_example(sentences, key, target, length):
       b = b + sentence
   a = a[: length - 2]
   return a, b[: max(0, length - len(a) - 3)]
+
+
+def entity_sentences(store, options):
+  """LUKE's dataset builder, page by page: [(token offsets, [(first, end, entity)] in tokens of the example)]."""
+  examples = []
+  for document in documents_of(store):
+    sentences = [sentence for sentence in document if options.min_sentence <= len(sentence) <= options.length - 2]
+    words = []
+    for number, sentence in enumerate(sentences):
+      words = words + sentence
+      following = sentences[number + 1 :]
+      if not following or len(words) + len(following[0]) > options.length - 2:
+        there = {at: place for place, at in enumerate(words)}
+        mentions = [(there[a], there[b - 1] + 1, entity) for a, b, entity in store.mentions.tolist() if a in there]
+        if mentions or not options.require_mention:
+          examples.append((words, mentions[: options.max_entities]))
+        words = []
+  return examples

@@ -45,6 +45,8 @@ MASKS = {
   "runs of tokens, special ones among them": Masking(
     mask_rate=0.6, max_predictions=80, mask_specials=True, replace_by="span"
   ),
+  "LUKE": Masking("whole_word", budget="text", replace_by="word", random_tokens="above_pad", max_predictions=19),
+  "mLUKE": Masking(budget="text", random_tokens="above_pad", max_predictions=77, mask_rate=0.02),
   "ELECTRA": Masking(mask_share=0.85, random_share=0.0, keep_share=0.15),
 }
 COUNTS = np.random.default_rng(0).integers(0, 4, VOCAB)
@@ -93,7 +95,7 @@ def one_block_rows(documents, length, continuation=0.2):
 
 def masked(batch_rows, options, epoch=0):
   keys = masking.mask_keys(11, 0, batch_rows.examples, epoch)
-  return masking.mask(batch_rows, options, keys, SPECIAL.mask, VOCAB, UNIGRAM)
+  return masking.mask(batch_rows, options, keys, SPECIAL.mask, VOCAB, UNIGRAM, SPECIAL.pad)
 
 
 def predictions(batch, row):
@@ -147,14 +149,18 @@ class Example:
 
 def mask_example(example, m, key):
   """[(position, input, label, None or (left, right, offset))] of one example, by position."""
-  chosen = sorted(_CHOOSE[m.strategy](example, m, key))
-  out = []
+  chosen, out = sorted(_CHOOSE[m.strategy](example, m, key)), []
+  lone = m.budget == "text" and not chosen
+  if lone:  # where no word fits, one token of any
+    able = [position for position, special in enumerate(example.special) if m.mask_specials or not special]
+    chosen = [able[_below(key, 2**36, len(able))]]
   for run in _runs(chosen):
     left, right = run[0] - 1, run[-1] + 1
     inner = m.max_offset and not example.special[left] and not example.special[right]
     for offset, position in enumerate(run):
       unit = {"piece": position, "word": _word_start(example, m, position), "span": run[0]}[m.replace_by]
-      given = _instead(example.ids[position], m, key, position, _uniform(key, 2**32 + unit))
+      kind = 0.0 if lone else _uniform(key, 2**32 + unit)
+      given = _instead(example.ids[position], m, key, position, kind)
       sides = (left, right, offset) if inner and offset < m.max_offset else None
       out.append((position, given, example.ids[position], sides))
   return out
@@ -178,13 +184,16 @@ def _instead(token, m, key, position, kind):
   number = 2**33 + position
   if m.random_tokens == "unigram":
     return int(_CORPUS[math.floor(_uniform(key, number) * len(_CORPUS))])
-  return _below(key, number, VOCAB) if m.random_tokens == "uniform" else 4 + _below(key, number, VOCAB - 4)
+  first = {"uniform": 0, "no_specials": 4, "above_pad": SPECIAL.pad + 1}[m.random_tokens]
+  return first + _below(key, number, VOCAB - first)
 
 
 def _budget(m, key, tokens, special, block=0):
   """Predictions of `tokens` tokens, `special` of them special."""
   if m.budget == "round":
     wanted = max(1, round(m.mask_rate * tokens))
+  elif m.budget == "text":
+    wanted = max(1, round(m.mask_rate * (tokens - special)))
   elif m.budget == "stochastic":
     wanted = math.floor(m.mask_rate * tokens + _uniform(key, 2**35 + block))
   else:

@@ -23,7 +23,8 @@ from models.encoder import EncoderConfig
 from models.layers import Init
 from models.paths import map_named, named_leaves
 from models.published import electra_tables, files
-from models.published.configs import published_config
+from models.published.configs import OFFSET, published_config
+from models.published.luke_files import config_keys
 from models.published.names import Table
 from models.published.parts import TABLES, shapes_of
 from models.published.tables import TORCH
@@ -47,7 +48,7 @@ class Case:
 
   @property
   def special(self) -> dict[str, int]:
-    return SPECIAL["roberta" if self.family == "roberta" else "bert"]
+    return SPECIAL["roberta" if self.family in OFFSET else "bert"]
 
 
 def _bert(family: str = "bert", kind: type = Bert, config: type = BertConfig, **choices) -> Case:
@@ -258,6 +259,7 @@ def their_random(case: Case) -> Any:
 
   config, heads = case.model.config, case.model.config.heads_on_top
   settings = published_config(config, case.family, heads, case.special)
+  settings |= config_keys(config) if case.family == "luke" else {}
   theirs = transformers.AutoConfig.for_model(**settings | {"attn_implementation": "eager"})
   kind, options = getattr(transformers, settings["architectures"][0]), {}
   if not heads and case.family != "electra":

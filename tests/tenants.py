@@ -16,9 +16,11 @@ import numpy as np
 from data.batch import Chars, Entities, Masked, MaskedEntities, Pair, Tokens
 from models.bert import Bert, BertConfig
 from models.heads import gather_columns, replace_columns
-from models.layers import Dense, Init, LayerConfig, LayerNorm, Table, attention_mask, split_key
+from models.layers import Dense, Init, LayerConfig, Table, attention_mask, split_key
+from models.luke import Luke, LukeConfig
 from models.stack import STACK_AXES, Sharing, Stack
 from objectives.base import mean_losses, rate, tally
+from objectives.entities import EntityObjective
 from objectives.losses import binary_cross_entropy, cross_entropy
 from objectives.masked import MaskedObjective
 
@@ -188,73 +190,12 @@ class Recurrent(Tables):
     return mean_losses(sums, counts, self.weights) | {"accuracy": rate(statistics["tokens"])}
 
 
-class EntityModel(nn.Module):
-  """Words and entities as one sequence (LUKE's shape); an entity's position is the mean of its mention's pieces'."""
-
-  def setup(self):
-    self.word, self.position = Table(128, WIDTH, INIT), Table(LENGTH, WIDTH, INIT)
-    self.entity, self.norm = Table(128, WIDTH, INIT), LayerNorm(WIDTH, 1e-12)
-    self.encoder = Encoder()
-
-  def __call__(self, ids, tokens, entities, key):
-    words = self.word(ids) + self.position(tokens.positions)
-    inside = (entities.positions >= 0)[..., None]
-    columns = jnp.maximum(entities.positions, 0)
-    places = jnp.take_along_axis(tokens.positions[:, None], columns, axis=2)  # restart in every packed example
-    positions = jnp.sum(self.position(places) * inside, 2) / jnp.maximum(jnp.sum(inside, 2), 1)
-    x = self.norm(jnp.concatenate([words, self.entity(entities.ids) + positions], axis=1))
-    hidden = self.encoder(x, jnp.concatenate([tokens.segments, entities.segments], axis=1), key)
-    return hidden[:, : ids.shape[1]], hidden[:, ids.shape[1] :]
-
-  def logits(self, hidden, columns, table):
-    table = {"word": self.word, "entity": self.entity}[table].embedding
-    scores = jnp.einsum("BPD,VD->BPV", gather_columns(hidden, columns), table)
-    return jnp.where(jnp.arange(128) < VOCAB, scores, -1e9)
-
-
-@dataclasses.dataclass(frozen=True)
-class EntityPrediction(Tables):
-  """Terms mlm (words) and mem (masked entities)."""
-
-  model: EntityModel = EntityModel()
-  separable: bool = True
-  weights = {"mlm": 1.0, "mem": 1.0}
-
-  def init(self, key, batch):
-    return self.model.init(key, batch.words.tokens.ids, batch.words.tokens, batch.entities, None)["params"]
-
-  def carry(self, batch):
-    return None
-
-  def axes(self):
-    return (
-      ("^word/embedding$", ("vocab", "embed")),
-      ("^position/embedding$", (None, "embed")),
-      ("^entity/embedding$", ("entities", "embed")),
-      ("^norm/(scale|bias)$", ("embed",)),
-      *_stack_rules("encoder"),
-    )
-
-  def counts(self, batch):
-    return {"mlm": jnp.sum(batch.words.weights), "mem": jnp.sum(batch.weights)}
-
-  def sums(self, params, carry, batch, draws, train):
-    variables, words = {"params": params}, batch.words
-    ids = replace_columns(words.tokens.ids, words.positions, words.inputs, words.weights)
-    key = draws.dropout() if train else None
-    hidden, mentions = self.model.apply(variables, ids, words.tokens, batch.entities, key)
-    logits = {
-      "mlm": self.model.apply(variables, hidden, words.positions, "word", method="logits"),
-      "mem": self.model.apply(variables, mentions, batch.positions, "entity", method="logits"),
-    }
-    sums = {
-      "mlm": jnp.sum(cross_entropy(logits["mlm"], words.labels) * words.weights),
-      "mem": jnp.sum(cross_entropy(logits["mem"], batch.labels) * batch.weights),
-    }
-    return sums, {"mem": tally(jnp.argmax(logits["mem"], -1) == batch.labels, batch.weights)}, None
-
-  def report(self, sums, counts, statistics):
-    return mean_losses(sums, counts, self.weights) | {"mem_accuracy": rate(statistics["mem"])}
+LUKE = LukeConfig(
+  **{field.name: getattr(BERT, field.name) for field in dataclasses.fields(BERT)}
+  | {"types": 1, "pooler": False, "heads_on_top": ("mlm", "entity"), "position_offset": 2, "zero_padding": 1},
+  entity_vocab_size=VOCAB,
+  entity_embedding=WIDTH // 2,
+)
 
 
 # --- random batches -------------------------------------------------------------------------------------------------
@@ -313,5 +254,5 @@ TENANTS = {
   "masked": (MaskedObjective(Bert(BERT), "nsp"), masked_batch),
   "replaced": (Replaced(), masked_batch),
   "recurrent": (Recurrent(), chars_batch),
-  "entities": (EntityPrediction(), entity_batch),
+  "entities": (EntityObjective(Luke(LUKE)), entity_batch),
 }

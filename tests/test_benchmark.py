@@ -182,7 +182,7 @@ def test_the_json_line_is_complete_and_consistent():
   assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == set(figures["versions"])
 
 
-@pytest.mark.parametrize("model", ["albert", "bert", "electra", "roberta", "spanbert"])
+@pytest.mark.parametrize("model", ["albert", "bert", "electra", "luke", "roberta", "spanbert"])
 def test_every_recipe_has_synthetic_batches_and_a_flop_count(model):
   config = load(f"configs/{model}.py:tiny")
   setup = Setup.of(config, jax.devices()[:1])

@@ -143,7 +143,10 @@ def test_added_pieces_are_found_whole(folder):
   size = build(MERGES).vocab_size
   edit(folder / "tokenizer.json", lambda c: c["added_tokens"].append(dict(id=size, content="<ent>", **options)))
   tokenizer = tokenizers.load(folder)
-  assert tokenizer.pieces(tokenizer.encode(["Hello<ent> world"])[0].ids) == ["Hello", "<ent>", "Ġworld"]
+  named = tokenizer.encode(["Hello<ent> world"], specials=True)[0].ids
+  assert tokenizer.pieces(named) == ["<s>", "Hello", "<ent>", "Ġworld", "</s>"]
+  plain = tokenizer.encode(["Hello<ent> world"])[0].ids
+  assert size not in plain and tokenizer.decode(plain) == "Hello<ent> world"  # where no names are asked for, it is text
   assert tokenizer.vocab_size == size + 1
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from configs import albert, bert, common, electra, roberta, spanbert
+from configs import albert, bert, common, electra, luke, roberta, spanbert
 from trainer.config import FREE_ON_RESUME, difference, flatten, from_json, load, stage_at, stages, to_json, validate
 from trainer.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY, BASE = "configs/bert.py:tiny", "configs/bert.py:base"
-RECIPES = {"albert": albert, "bert": bert, "electra": electra, "roberta": roberta, "spanbert": spanbert}
+RECIPES = {
+  "albert": albert, "bert": bert, "electra": electra, "luke": luke, "roberta": roberta, "spanbert": spanbert,
+}  # fmt: skip
 TINIES = [f"configs/{name}.py:tiny" for name in RECIPES]
 
 
@@ -32,6 +34,7 @@ COMBINED = [
   "albert.py:large,share=ffn,groups=4,inner=2,embedding=256,pair=none,masking=token,optimizer=adamw,release=v2",
   "spanbert.py:large,sequence=pairs,masking=entity,sbo=off",
   "roberta.py:large,format=sentence_pairs,masks=static,masking=whole_word,batch=2048",
+  "luke.py:mluke_large,words=whole,entities=keep,lite=on,queries=4",
 ]
 
 
@@ -223,6 +226,7 @@ def test_choices_are_those_of_the_code():
   from data.tokenizers.training import TRAINERS
   from models import DTYPES
   from models.albert import SHARED
+  from models.entity_attention import FORMS
   from models.layers import ACTIVATIONS
   from models.sharding import SHARD_OVER_DATA
   from models.stack import REMAT
@@ -231,7 +235,7 @@ def test_choices_are_those_of_the_code():
   built = {
     "data.format": FORMATS, "data.masking": STRATEGIES, "data.words": WORDS, "model.activation": ACTIVATIONS,
     "dtype": DTYPES, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT, "optimizer.schedule": SCHEDULES,
-    "data.tokenizer_type": TRAINERS, "model.share": SHARED,
+    "data.tokenizer_type": TRAINERS, "model.share": SHARED, "model.attention": FORMS,
   }  # fmt: skip
   for key, names in built.items():
     rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, key))
@@ -243,7 +247,7 @@ def test_choices_are_those_of_the_code():
 
 def test_every_rule_has_a_key():
   keys = {key for tiny in TINIES for key in flatten(load(tiny))}
-  keys |= {f"stages.0.{name}" for name in ("steps", "length", "freeze")}
+  keys |= {f"stages.0.{name}" for name in ("steps", "length", "freeze", "lr")}
   assert [pattern for pattern, _ in RULES if not any(re.fullmatch(pattern, key) for key in keys)] == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import chunks, preparation
+from data import chunks, preparation, stamps
 from data.corpus import CorpusError, Training, main, prepare
 from data.documents import Document, Skipped, encode
 from data.store import StoreError, open_store
@@ -191,7 +191,7 @@ def test_a_finished_corpus_is_reused_and_other_settings_are_refused(corpus, text
 def test_a_finished_corpus_does_not_read_its_source_again(corpus, text, tmp_path, monkeypatch):
   folder = tmp_path / "copy"
   shutil.copytree(corpus[0], folder)
-  monkeypatch.setattr(preparation, "_file", lambda path: pytest.fail(f"{path} was read"))
+  monkeypatch.setattr(stamps, "_described", lambda path: pytest.fail(f"{path} was read"))
   assert prepared(text, folder) == corpus[1]
 
 

@@ -293,7 +293,7 @@ def test_splits_of_one_corpus_share_its_fingerprint_and_never_their_tables(tmp_p
     (
       {"format": "pairs"},
       "example option format: got 'pairs', want one of segment_pairs, sentence_pairs, full_sentences, doc_sentences, "
-      "electra_segments",
+      "electra_segments, entity_sentences",
     ),
     ({"length": 4}, "example option length: got 4, want 5 to 65535 tokens"),
     ({"packed": 0}, "example option packed: got 0, want 1 to 255 examples in a row"),

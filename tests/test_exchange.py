@@ -17,7 +17,7 @@ from trainer.config import load
 from trainer.inference import encode, fill, load_model, pair
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
-from trainer.start import _initial_params
+from trainer.start import initial_params
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 TEXTS = ["the cat sat", "it rained in paris [MASK] day"]
@@ -75,7 +75,7 @@ def test_training_starts_from_published_weights(published):
   config = load("configs/bert.py:tiny", {**SIZES, "init_from": str(published)})
   setup = Setup.of(config, jax.devices()[:1])
   program = Program(setup, setup.stages[0], synthetic_batch(config, setup.stages[0], 0))
-  started = _initial_params(setup, program, program.fresh_state().params)
+  started = initial_params(config, program.fresh_state().params)
   for path, leaf in named_leaves(weights.load(published).params).items():
     np.testing.assert_array_equal(named_leaves(started)[path], leaf, err_msg=path)
 
@@ -85,7 +85,7 @@ def test_weights_of_another_size_are_named(published):
   setup = Setup.of(config, jax.devices()[:1])
   program = Program(setup, setup.stages[0], synthetic_batch(config, setup.stages[0], 0))
   with pytest.raises(ConfigError, match=r"layers/ffn/up/kernel: got \(2, 32, 64\) float32, want \(2, 32, 32\)"):
-    _initial_params(setup, program, program.fresh_state().params)
+    initial_params(config, program.fresh_state().params)
 
 
 def test_weights_without_heads_need_a_word_for_fresh_ones(published, tmp_path, capsys):

@@ -110,7 +110,9 @@ def test_pieces_added_to_a_published_file_are_found_whole(folder):
   edit(folder / "tokenizer.json", **content)
   tokenizer = tokenizers.load(folder)
   assert tokenizer.vocab_size == n + 2
-  assert tokenizer.pieces(tokenizer.encode(["the [E1] COVID"])[0].ids) == ["the", "[E1]", "covid"]
+  named, plain = (tokenizer.encode(["the [E1] COVID"], specials=asked)[0].ids for asked in (True, False))
+  assert tokenizer.pieces(named) == ["[CLS]", "the", "[E1]", "covid", "[SEP]"]
+  assert "[E1]" not in tokenizer.pieces(plain) and tokenizer.pieces(plain)[-1] == "covid"
   tokenizer.save(folder / "again")
   assert tokenizers.load(folder / "again").digest == tokenizer.digest
 
@@ -167,7 +169,7 @@ DAMAGED = {
   "an empty line": (lambda d: (d / "vocab.txt").write_text("[PAD]\n\n[UNK]\n"), "line 2: got nothing, want a piece"),
   "unknown words": (
     lambda d: (d / tokenizers.OWN_FILE).write_text('{"words": "letters"}'),
-    "setting words: got 'letters', want 'pieces' or 'text'",
+    "setting words: got 'letters', want 'pieces', 'text' or 'marks'",
   ),
 }
 

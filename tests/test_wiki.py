@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import documents, wiki
+from data import documents, wiki, wikitext
 from data.documents import Document, Skipped
 from data.sources import SourceError, open_source
+from data.stripper import Stripper
 from tests.words import read, written
 
 SHARED = Path(__file__).parent / "../../shared/data"
@@ -121,7 +122,7 @@ def test_a_page_over_the_parsers_memory_ends_the_reading(tmp_path, monkeypatch):
 
 
 def test_a_page_that_takes_too_long_is_left_out_and_the_next_one_read():
-  stripper = wiki.Stripper(seconds=0.5)
+  stripper = Stripper(seconds=0.5)
   with pytest.raises(Skipped, match="timed out"):
     stripper.prose("{{a|" * 5000)  # takes half a minute
   assert stripper.prose("The ''next'' one.") == "The next one."
@@ -130,7 +131,7 @@ def test_a_page_that_takes_too_long_is_left_out_and_the_next_one_read():
 
 @pytest.mark.parametrize("markup", ["[[", "]]", "{{", "}}", "{|", "|}", "<ref>", "<"])
 def test_broken_markup_costs_its_own_paragraph_at_most(markup):
-  stripper = wiki.Stripper()
+  stripper = Stripper()
   document = Document("1", None, f"Before it.\n\nBroken {markup} here {markup * 3} too.\n\nAfter it.", ())
   found = documents.sentences(document, "en", stripper.prose).text
   stripper.close()
@@ -153,6 +154,6 @@ def test_real_dumps(name, count):
     pytest.skip("no ../shared/data/wiki")
   found = list(open_source(str(path)).raw())
   assert len(found) == count
-  text = wiki.prose(found[0].text, found[0].namespaces)
+  text = wikitext.prose(found[0].text, found[0].namespaces)
   assert len(text) > 1000
   assert [mark for mark in ("[[", "]]", "{{", "}}", "{|", "<ref", "'''", "\n*") if mark in text] == []

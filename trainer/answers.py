@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from trainer.loading import Loaded
-from trainer.running import Report, longest_of, refuse_long, run
+from trainer.running import Report, columns_of, longest_of, refuse_long, run
 from trainer.texts import InputError
 
 
@@ -46,7 +46,7 @@ def fill(
     InputError: the model has no such head; a text without [MASK], or longer than `max_length` (by default
       `loaded.max_length`).
   """
-  _need(loaded, "mlm", "a head that predicts words")
+  need(loaded, "mlm", "a head that predicts words")
   special, size = loaded.tokenizer.special, loaded.tokenizer.vocab_size
   if not 1 <= top <= size:
     raise InputError(f"top: got {top}, want a number from 1 to {size}, the pieces of the vocabulary")
@@ -59,12 +59,22 @@ def fill(
   rows = [encoding.ids for encoding in encodings]
   longest = refuse_long(rows, longest_of(loaded, max_length))
   function = functools.partial(_fill, loaded.model, loaded.params, top)
+  inputs = lambda chunk: (columns_of(chunk, masks),)
   blanks: list[list[Blank]] = [[] for _ in rows]
-  for chunk, (ids, probabilities) in run(loaded, rows, function, batch_size, longest, report, columns=masks):
-    for i, own_ids, own_probabilities in zip(chunk.rows, ids, probabilities, strict=False):  # padding stands last
-      for column, best, shares in zip(masks[i], own_ids.tolist(), own_probabilities.tolist(), strict=False):
-        candidates = list(map(Candidate, loaded.tokenizer.pieces(best), best, shares))
-        blanks[i].append(Blank(int(encodings[i].offsets[column, 0]), int(column), candidates))
+  for chunk, (ids, probabilities) in run(loaded, rows, function, batch_size, longest, report, inputs=inputs):
+    for row, i in enumerate(chunk.rows):
+      blanks[i] = blanks_of(loaded, encodings[i].offsets, masks[i], ids[row], probabilities[row])
+  return blanks
+
+
+def blanks_of(
+  loaded: Loaded, offsets: np.ndarray, columns: np.ndarray, ids: np.ndarray, probabilities: np.ndarray
+) -> list[Blank]:
+  """The blanks of one row at its mask columns [p]; ids, probabilities: [P, top] of them, those behind p are padding."""
+  blanks = []
+  for column, best, shares in zip(columns, ids.tolist(), probabilities.tolist()):
+    candidates = list(map(Candidate, loaded.tokenizer.pieces(best), best, shares))
+    blanks.append(Blank(int(offsets[column, 0]), int(column), candidates))
   return blanks
 
 
@@ -88,7 +98,7 @@ def pair(
   Raises:
     InputError: the model was trained without the pair decision, or a pair is longer than `max_length`.
   """
-  _need(loaded, "pair", "a pair head, as training with objective.pair=nsp gives")
+  need(loaded, "pair", "a pair head, as training with objective.pair=nsp gives")
   sides = [[e.ids for e in loaded.tokenizer.encode([p[side] for p in pairs], specials=True)] for side in (0, 1)]
   rows = [np.append(first, second[1:]) for first, second in zip(*sides, strict=True)]  # one [CLS]
   longest = refuse_long(rows, longest_of(loaded, max_length))
@@ -119,7 +129,7 @@ def detect(
   Raises:
     InputError: the model is no discriminator, or a text is longer than `max_length`.
   """
-  _need(loaded, "rtd", "a discriminator (ELECTRA)")
+  need(loaded, "rtd", "a discriminator (ELECTRA)")
   rows = [encoding.ids for encoding in loaded.tokenizer.encode(list(texts), specials=True)]
   longest = refuse_long(rows, longest_of(loaded, max_length))
   found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
@@ -135,6 +145,8 @@ def _detect(model, params, tokens) -> jax.Array:
   return jax.nn.sigmoid(model.apply({"params": params}, tokens.ids, tokens, method="detect_logits"))
 
 
-def _need(loaded: Loaded, head: str, what: str) -> None:
+def need(loaded: Loaded, head: str, what: str) -> None:
+  """Raises InputError where the model does not have a head; what: what it is, for the message."""
   if head not in loaded.model.config.heads_on_top:
-    raise InputError(f"model {loaded.source}: want a model with {what}, and this one has none")
+    got = ", ".join(loaded.model.config.heads_on_top) or "none"
+    raise InputError(f"model {loaded.source}: want a model with {what}, and this one has none (its heads: {got})")

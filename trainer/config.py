@@ -35,7 +35,8 @@ class Stage:
 
   start: the step of its first update. length, batch_size, max_predictions: of its batches. freeze: patterns of
   parameter paths that do not train. reset_optimizer: fresh moments and schedule at `start`. copy: pairs (from, to) of
-  parameter paths copied at `start`.
+  parameter paths copied at `start`. lr: peak of a schedule of the stage's own, which spans it and begins with
+  `warmup_steps`; 0 = the stage goes on with the run's.
   """
 
   start: int
@@ -46,6 +47,8 @@ class Stage:
   freeze: tuple[str, ...] = ()
   reset_optimizer: bool = False
   copy: tuple[tuple[str, str], ...] = ()
+  lr: float = 0.0
+  warmup_steps: int = 0
 
   @property
   def end(self) -> int:
@@ -55,7 +58,7 @@ class Stage:
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "tuple", dict: "dict"}
 _STAGE_TYPES = {
   "steps": int, "length": int, "batch_size": int, "max_predictions": int, "freeze": tuple, "reset_optimizer": bool,
-  "copy": dict,
+  "copy": dict, "lr": float, "warmup_steps": int,
 }  # fmt: skip
 
 
@@ -76,12 +79,24 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
   else:
     config = _build(source)
   try:
-    for key, value in (overrides or {}).items():
+    overrides = dict(overrides or {})
+    if "task" in config and not config.model.name:
+      _complete(config, overrides)
+    for key, value in overrides.items():
       _override(config, key, value)
     _check(config)
   except ConfigError as error:
     raise ConfigError(f"{error} ({source})") from error
   return config
+
+
+def _complete(config: ConfigDict, overrides: dict[str, Any]) -> None:
+  """Takes what a recipe for fine-tuning leaves open from what it starts from; uses up all overrides but the model's."""
+  from trainer.finetuning import complete  # it reads the task's files and the model's config
+
+  for key in [key for key in overrides if not key.startswith("model.")]:
+    _override(config, key, overrides.pop(key))
+  complete(config)
 
 
 def validate(config: ConfigDict) -> None:
@@ -99,7 +114,7 @@ def validate(config: ConfigDict) -> None:
 def _check(config: ConfigDict) -> None:
   if "recipe" not in config or not isinstance(config.recipe, str) or not config.recipe:
     raise ConfigError("config key recipe: is missing or empty, want FILE.py or FILE.py:VARIANT; use load()")
-  values, schema = flatten(config), flatten(_build(config.recipe))
+  values, schema = flatten(config), flatten(_schema(config))
   for key in values:
     if key not in schema:
       raise ConfigError(f"config key {key}: unknown; did you mean {nearest(key, schema)}?")
@@ -113,8 +128,19 @@ def _check(config: ConfigDict) -> None:
     check_value(key, value)
   for number, stage in enumerate(config.stages):
     _check_stage(f"stages.{number}", stage)
+  if config.init_map not in ((), schema["init_map"]) and not config.init_from:
+    raise ConfigError("config: init_map is set, but init_from is empty; name the run or weights to start from")
   for problem in contradictions(config, stages(config)):
     raise ConfigError(f"config: {problem}")
+
+
+def _schema(config: ConfigDict) -> ConfigDict:
+  """The recipe's own config; a recipe for fine-tuning has the model that the config names."""
+  schema = _build(config.recipe)
+  if "task" in schema and config.model.name:
+    with schema.unlocked():
+      schema.model = _build(f"configs/{config.model.name}.py:tiny").model
+  return schema
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
@@ -125,6 +151,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
       "length": config.data.length,
       "batch_size": config.batch_size,
       "max_predictions": config.data.max_predictions if "max_predictions" in config.data else 0,
+      "warmup_steps": config.optimizer.warmup_steps,
       **given,
     }
     own["copy"] = tuple(own["copy"].items()) if "copy" in own else ()
@@ -309,6 +336,8 @@ def _check_stage(key: str, stage: Any) -> None:
       raise ConfigError(f"config key {key}.{name}: unknown; did you mean {key}.{nearest(str(name), _STAGE_TYPES)}?")
     _check_type(f"{key}.{name}", value, _STAGE_TYPES[name])
     check_value(f"{key}.{name}", value)
+  if "warmup_steps" in stage and "lr" not in stage:
+    raise ConfigError(f"config key {key}.warmup_steps: is of a stage without {key}.lr, whose schedule is the run's")
   if "steps" not in stage:
     raise ConfigError(f"config key {key}.steps: is missing; every stage says how many steps it has")
   if any(not isinstance(end, str) for pair in stage.get("copy", {}).items() for end in pair):

@@ -20,11 +20,14 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
     tick: called after each batch.
   """
   objective = program.setup.objective
-  carry, total, baseline = program.fresh_carry(), None, {}
+  carry, total, baseline, collected = program.fresh_carry(), None, {}, []
   for number, host in enumerate(feed.held_out(program.stage)):
     batch = program.place(host)
     *figures, carry = program.evaluate(params, carry, batch, program.on_all(np.int32(number)))
-    figures = jax.device_get(figures)
+    sums, counts, statistics = jax.device_get(figures)
+    if "outputs" in statistics:  # rows for metrics of the whole set, which no sum gives
+      collected.append(statistics.pop("outputs"))
+    figures = sums, counts, statistics
     total = figures if total is None else jax.tree.map(np.add, total, figures)
     for name, pair in feed.baseline(host).items():
       baseline[name] = np.add(baseline.get(name, (0.0, 0.0)), pair)
@@ -32,4 +35,4 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
   if total is None:
     return {}
   means = {name: float(value / max(count, 1.0)) for name, (value, count) in baseline.items()}
-  return objective.report(*total) | means
+  return objective.report(*total) | means | feed.score(collected)

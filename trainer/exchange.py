@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,22 @@ from data.synthetic import synthetic_batch
 from data.tokenizers import validate
 from models.electra import ElectraConfig
 from models.encoder import EncoderConfig
+from models.luke import Luke, LukeConfig
 from models.paths import named_leaves
 from models.published import weights
-from models.spanbert import SpanBertConfig
+from models.published.luke_tables import task_of
 from objectives.state import State
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
-from trainer.loading import load_model, published_tokenizer, read_config
+from trainer.entity_export import marked
+from trainer.loading import entities_of, load_model, published_tokenizer, read_config
 from trainer.programs import Program, Setup
+from trainer.recipes import family_of, model_keys
 from trainer.start import CHECKPOINTS, adopt, write_config
 from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
-PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "pooler/")  # what published weights may lack
+# What published weights may lack
+PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "heads/entity/", "pooler/")
 
 
 def export_run(source: Path, target: Path) -> dict[str, Any]:
@@ -38,11 +41,15 @@ def export_run(source: Path, target: Path) -> dict[str, Any]:
   Raises:
     InputError, WeightsError: there is no such run, or `target` holds other things.
   """
-  loaded, family = load_model(source, "float32"), read_config(source).model.name
-  special = dataclasses.asdict(loaded.tokenizer.special)
-  save = lambda folder: loaded.tokenizer.save(folder, loaded.model.config.max_positions)
+  loaded, config = load_model(source, "float32"), read_config(source)
+  family, labels = config.model.name, tuple(config.objective.labels) if "labels" in config.objective else ()
+  model, special = loaded.model, dataclasses.asdict(loaded.tokenizer.special)
+  save = lambda folder: loaded.tokenizer.save(folder, model.config.max_positions)
   params = jax.tree.map(np.asarray, jax.device_get(loaded.params))
-  weights.save(target, family, loaded.model, params, special, save)
+  if isinstance(model, Luke):
+    out = marked(model, params, loaded.tokenizer, loaded.entities, str(source))
+    model, params, save = out.model, out.params, out.save
+  weights.save(target, family, model, params, special, save, labels)
   return {"family": family, "source": loaded.source, "target": str(target), "parameters": _count(params)}
 
 
@@ -67,11 +74,15 @@ def import_weights(
   else:
     found = weights.load(source, pytorch_bin=pytorch_bin)
     tokenizer = published_tokenizer(source)
-  family, model = _family(found), found.model.config
+  family, model = family_of(found), found.model.config
+  entities = entities_of(source, found.model)
   if family == "electra" and not (isinstance(model, ElectraConfig) and model.generator):
     raise InputError(f"weights {source}: are one network of an ELECTRA, want both, in discriminator/ and generator/")
+  if isinstance(model, LukeConfig):
+    found = _pretraining(found, entities is not None, source)
   validate(tokenizer, model.vocab_size)
-  config = load(f"configs/{family}.py:base", _overrides(family, model))
+  size = "mluke_base" if family == "luke" and tokenizer.kind == "xlmr" else "base"
+  config = load(f"configs/{family}.py:{size}", _overrides(family, model))
   own = {path: np.asarray(leaf) for path, leaf in named_leaves(found.params).items()}
   state = _state(config, own, source, fresh_heads)
   with Checkpoints(target / CHECKPOINTS, keep=1) as checkpoints:
@@ -79,14 +90,28 @@ def import_weights(
     checkpoints.save(state, meta, scheduled=True, permanent=True, wait=True)
   write_config(target, config)
   tokenizer.save(target / TOKENIZER)
+  if entities is not None:
+    entities.save(target / TOKENIZER)
   for note in found.notes:
     logging.info("weights %s: %s", source, note)
   return {"family": family, "source": str(source), "target": str(target), "parameters": _count(own)}
 
 
-def _family(found: weights.Published) -> str:
-  """The recipe's name. SpanBERT's files say bert, and its boundary head tells."""
-  return "spanbert" if isinstance(found.model.config, SpanBertConfig) else found.family
+def _pretraining(found: weights.Published, has_titles: bool, source: Path) -> weights.Published:
+  """A LUKE as its pretraining has it: without the pooler, which it never trains, and only with heads of its own."""
+  task = task_of(found.model.config)
+  if task is not None:
+    raise InputError(
+      f"weights {source}: hold a head for {task}, which pretraining has not; give the folder to predict.py or --config."
+      "init_from"
+    )
+  if not has_titles:
+    raise InputError(f"weights {source}: have no entity_vocab.json beside them, want the titles; copy it there")
+  if "pooler" not in found.params:
+    return found
+  params = {name: part for name, part in found.params.items() if name != "pooler"}
+  note = "left out: pooler, which pretraining does not train; the folder itself still has it"
+  return dataclasses.replace(found, params=params, notes=(*found.notes, note))
 
 
 def _state(config: Any, own: dict[str, np.ndarray], source: Path, fresh_heads: bool) -> State:
@@ -103,14 +128,8 @@ def _state(config: Any, own: dict[str, np.ndarray], source: Path, fresh_heads: b
 
 def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
   """Keys of the family's recipe that say what the weights are."""
-  keys = {
-    name: getattr(c, name)
-    for name in ("vocab_size", "layers", "hidden", "heads", "ffn", "max_positions", "types", "dropout",
-                 "attention_dropout", "activation", "norm_eps")
-  }  # fmt: skip
-  keys |= _OWN[family](c) if family in _OWN else {}
-  overrides = {f"model.{key}": value for key, value in keys.items()}
-  if family != "electra":
+  overrides = model_keys(family, c)
+  if family not in ("electra", "luke"):
     # BERT's and ALBERT's recipes keep a pooler for a pair decision; the others have pairs where there is a head
     pair = c.pooler if family in ("albert", "bert") else "pair" in c.heads_on_top
     overrides["objective.pair"] = ("sop" if family == "albert" else "nsp") if pair else "none"
@@ -119,28 +138,6 @@ def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
     shorter = {"data.length": c.max_positions, "data.max_predictions": max(1, round(0.15 * c.max_positions))}
     overrides |= {"stages": (), **shorter}
   return overrides
-
-
-def _albert(c: Any) -> dict[str, Any]:
-  attention, ffn = c.sharing.attention_groups, c.sharing.ffn_groups
-  share = "all" if attention == ffn else "attention" if ffn == c.layers else "ffn"
-  return {"embedding": c.embedding, "share": share, "groups": min(attention, ffn), "inner": c.sharing.inner}
-
-
-def _spanbert(c: Any) -> dict[str, Any]:
-  return {"span_positions": c.span_positions}
-
-
-def _electra(c: Any) -> dict[str, Any]:
-  generator = {f"generator_{name}": getattr(c.generator, name) for name in ("layers", "hidden", "heads", "ffn")}
-  return {"embedding": c.embedding, "tie": c.tie, **generator}
-
-
-_OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
-  "albert": _albert,
-  "electra": _electra,
-  "spanbert": _spanbert,
-}
 
 
 def _count(params: Any) -> int:

@@ -14,10 +14,13 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from data import tokenizers
+from data import entity_vocabulary, tokenizers
+from data.batch import MaskedEntities
+from data.corpus_entities import Entities
+from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.examples import Options
 from data.loader import Pipeline, Settings, evaluation_batches, prefetch
-from data.masking import Masking, Unigram
+from data.masking import EntitySettings, Masking, Unigram
 from data.preparation import Training, prepare
 from data.store import open_store, unigram_counts
 from data.tables import load_or_build_tables
@@ -42,6 +45,9 @@ class Feed(Protocol):
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
     """{name: (sum, count)} of what a model that knows only frequencies scores on a held-out batch."""
 
+  def score(self, outputs: list[Any]) -> dict[str, float]:
+    """Metrics of the whole held-out set from what the objective reports as `outputs` of each of its batches."""
+
   def save_tokenizer(self, workdir: Path) -> None:
     """Puts the tokenizer into WORKDIR/tokenizer, so that the model stands without its corpus."""
 
@@ -62,7 +68,7 @@ class CorpusFeed:
       source = Training(*training(data.tokenizer_type, config.model.vocab_size, data.lowercase, data.words))
     self.card = prepare(
       data.source, source, directory, language=data.language, seed=config.seed, holdout=data.holdout,
-      workers=data.workers, report=_Report(directory),
+      workers=data.workers, entities=_entities(config), report=_Report(directory),
     )  # fmt: skip
     self.tokenizer = tokenizers.load(directory / "tokenizer")
     tokenizers.validate(self.tokenizer, config.model.vocab_size)
@@ -70,8 +76,12 @@ class CorpusFeed:
     self._tables, self._stores = directory / "tables", {s: open_store(directory, s) for s in self.card["splits"]}
     self.frequencies = counts = unigram_counts(self._stores["train"], config.model.vocab_size)
     self._unigram = Unigram.of(counts) if data.random_tokens == "unigram" else None
-    # add-one smoothing: a held-out token that training never shows still has a finite cost
-    self._log_frequency = np.log((counts + 1.0) / (counts.sum() + len(counts)))
+    self._log_frequency = _log_frequencies(counts)
+    self.entities, self._entity_log_frequency = None, None
+    if "entity_vocab" in data:
+      self.entities = _load_entities(directory / "entities", config.model.entity_vocab_size)
+      mentioned = np.bincount(self._stores["train"].mentions[:, 2], minlength=config.model.entity_vocab_size)
+      self._entity_log_frequency = _log_frequencies(mentioned)
 
   def example(self, stage: Stage) -> Any:
     return self._pipeline(stage).batch(0)
@@ -90,12 +100,21 @@ class CorpusFeed:
     yield from evaluation_batches(table, store, settings, self._config.seed, _own_rows(stage))
 
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
-    costs = -self._log_frequency[batch.labels] * batch.weights
-    return {"unigram_loss": (float(costs.sum()), float(batch.weights.sum()))}
+    entities = isinstance(batch, MaskedEntities)
+    parts = {"unigram_loss": (self._log_frequency, batch.words if entities else batch)}
+    if entities:
+      parts["unigram_mem_loss"] = (self._entity_log_frequency, batch)
+    costs = {name: -frequency[part.labels] * part.weights for name, (frequency, part) in parts.items()}
+    return {name: (float(costs[name].sum()), float(part.weights.sum())) for name, (_, part) in parts.items()}
+
+  def score(self, outputs: list[Any]) -> dict[str, float]:
+    return {}
 
   def save_tokenizer(self, workdir: Path) -> None:
     if jax.process_index() == 0:
       self.tokenizer.save(workdir / "tokenizer")
+      if self.entities is not None:
+        self.entities.save(workdir / "tokenizer")
 
   @functools.lru_cache(maxsize=1)  # noqa: B019  one stage at a time, for the life of the run
   def _pipeline(self, stage: Stage) -> Pipeline:
@@ -108,6 +127,7 @@ class CorpusFeed:
       data.format, length, data.pack, task="sop" if "pair" in objective and objective.pair == "sop" else "nsp",
       short_share=data.short_rate, short_by=data.short_by, same_document_negatives=data.same_document_negatives,
       singles_are_negatives=data.singles_are_negatives, separators=data.separators, long_sentences=data.long_sentences,
+      **({"min_sentence": data.min_sentence, "max_entities": data.max_entities} if self.entities else {}),
     )  # fmt: skip
     return load_or_build_tables(self._tables, self._stores[split], options, self._config.seed, passes)
 
@@ -122,7 +142,39 @@ class CorpusFeed:
       span_p=data.span_p, max_span=data.max_span, entity_share=data.entity_share,
       max_offset=model.span_positions if "sbo" in objective and objective.sbo > 0 else 0,
     )  # fmt: skip
-    return Settings(stage.batch_size, self.tokenizer.special, self.tokenizer.vocab_size, masking, self._unigram)
+    entities = None
+    if self.entities is not None:
+      special = self.entities.special
+      entities = EntitySettings(
+        special.mask, special.pad, data.entity_mask_rate, data.max_mention, data.mask_words_in_mentions
+      )
+    special, size = self.tokenizer.special, self.tokenizer.vocab_size
+    return Settings(stage.batch_size, special, size, masking, self._unigram, entities)
+
+
+def _log_frequencies(counts: np.ndarray) -> np.ndarray:
+  """With one added to each count: what training never shows still has a finite cost."""
+  return np.log((counts + 1.0) / (counts.sum() + len(counts)))
+
+
+def _entities(config: Any) -> Entities | None:
+  """How the links of the corpus become mentions; None for models without entities."""
+  data = config.data
+  if "entity_vocab" not in data:
+    return None
+  return Entities(
+    data.entity_vocab or None, config.model.entity_vocab_size, data.unknown_entities, pages=data.entity_pages
+  )
+
+
+def _load_entities(folder: Path, size: int) -> EntityVocabulary:
+  found = entity_vocabulary.load(folder)
+  if found.size > size:
+    raise EntityError(
+      f"entity vocabulary {folder}: got {found.size} rows, want at most {size}, the model's entity_vocab_size; "
+      f"set --config.model.entity_vocab_size={found.size}"
+    )
+  return found
 
 
 def _own_rows(stage: Stage) -> slice:

@@ -4,6 +4,13 @@
     vectors = encode(model, ["The cat sat.", "It rained."]).pooled  # [2, D]
     blanks = fill(model, ["The capital of France is [MASK]."])  # blanks[0][0].candidates[0].piece
 
+and a LUKE on mentions, spans of characters in each text:
+
+    states = encode(model, ["Beyoncé sings."], spans=[[(0, 7)]], titles=[["Beyoncé"]]).entities  # [1, 1, D]
+    filled = fill_entities(model, ["Beyoncé sings."], [[(0, 7)]])  # filled[0].entities[0].candidates[0].title
+    decided = relate(tuned, ["Taro lives in Tokyo."], [[(0, 4), (14, 19)]])  # decided[0].labels[0].label
+    decided = types(tuned, ["Taro lives in Tokyo."], [[(0, 4)]])  # decided[0][0].labels
+
 `pair` and `detect` are the other answers; `trainer/running.py` says how texts become batches.
 """
 
@@ -13,18 +20,32 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.entity_text import EntityText
+from trainer import loading
 from trainer.answers import Blank, Candidate, detect, fill, pair
-from trainer.loading import Loaded, load_model
+from trainer.entity_answers import Decision, Filled, Titles, fill_entities, relate, types
+from trainer.loading import Loaded
+from trainer.mention_lines import Span
+from trainer.mentions import Remark, cut_to, entities_of, entity_batch, remarks, tuned, with_mentions
 from trainer.running import Report, longest_of, run
-from trainer.texts import InputError
+from trainer.texts import Chunk, InputError
 
-__all__ = ("POOLS", "Blank", "Candidate", "Encodings", "Loaded", "detect", "encode", "fill", "load_model", "pair")
+__all__ = (
+  "POOLS", "Blank", "Candidate", "Decision", "Encodings", "Filled", "Loaded", "detect", "encode", "fill",
+  "fill_entities", "load_model", "pair", "relate", "types",
+)  # fmt: skip
+
+
+def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
+  """`trainer.loading.load_model`, which see, with the names of the classes of a task's head."""
+  return tuned(loading.load_model(path, dtype), Path(path))
 
 
 def _mean(model: Any, params: dict, hidden: jax.Array, real: jax.Array) -> jax.Array:
@@ -51,6 +72,10 @@ class Encodings:
 
   layers: K chosen outputs, 0 = embeddings; pooled: one vector a text. Fields that were not asked for are None.
   truncated: texts that were cut to the longest length allowed.
+
+  Of texts with at most E spans, row e being the e-th span given: entities: their states, zeros where there is none;
+  entity_ids: of their titles, the pad id where there is none; entity_counts: spans given; entity_kept: whether the span
+  became a mention; remarks: what is odd about spans, and why some were lost.
   """
 
   ids: np.ndarray  # int32[N, L]
@@ -59,6 +84,11 @@ class Encodings:
   pooled: np.ndarray | None  # float32[N, D]
   layers: np.ndarray | None  # float32[N, K, L, D]
   truncated: int
+  entities: np.ndarray | None = None  # float32[N, E, D]
+  entity_ids: np.ndarray | None = None  # int32[N, E]
+  entity_counts: np.ndarray | None = None  # int32[N]
+  entity_kept: np.ndarray | None = None  # bool[N, E]
+  remarks: tuple[Remark, ...] = ()
 
   def arrays(self) -> dict[str, np.ndarray]:
     """The arrays there are, by name."""
@@ -74,6 +104,8 @@ def encode(
   batch_size: int = 32,
   max_length: int | None = None,
   report: Report | None = None,
+  spans: Sequence[Sequence[Span]] | None = None,
+  titles: Titles | None = None,
 ) -> Encodings:
   """Hidden states of texts; an empty text is [CLS] [SEP].
 
@@ -82,34 +114,79 @@ def encode(
     layers: "last" = `hidden` only; "none" = no states of tokens at all; "all" or numbers = `layers` as well, from 0 =
       embeddings to the last block, negative ones from the end.
     max_length: longer texts are cut before their [SEP]; by default `loaded.max_length`.
+    spans: of each text [first, end) characters of its mentions, which a LUKE reads with it.
+    titles: of each mention its entity, None = [MASK]; a text without a list has [MASK] for all.
   Raises:
-    InputError: a choice that the model does not have, or results larger than the memory here.
+    InputError: a choice that the model does not have, spans that do not fit, or results larger than the memory here.
   """
   if pool not in POOLS or (pool == "pooler" and not loaded.model.config.pooler):
     known = [name for name in POOLS if name != "pooler" or loaded.model.config.pooler]
     raise InputError(f"pool: got {pool!r}, want one of {', '.join(known)} for {loaded.source}")
   chosen = layer_numbers(layers, loaded.model.config.depth)
   longest = longest_of(loaded, max_length)
-  whole = [encoding.ids for encoding in loaded.tokenizer.encode(list(texts), specials=True)]
-  rows = [ids if len(ids) <= longest else np.append(ids[: longest - 1], ids[-1]) for ids in whole]
+  rows, truncated, found = _rows(loaded, texts, spans, titles, longest)
   lengths = np.array([len(ids) for ids in rows], np.int32)
   n, width, depth = len(rows), int(lengths.max(initial=0)), loaded.model.config.hidden
+  mentions = 0 if spans is None else max(map(len, spans), default=0)
   results = _allocate(
     hidden=(n, width, depth) if layers != "none" else None,
     pooled=(n, depth) if pool != "none" else None,
     layers=(n, len(chosen), width, depth) if chosen else None,
+    entities=None if found is None else (n, mentions, depth),
   )
   ids = np.full((n, width), loaded.tokenizer.special.pad, np.int32)
   for i, row in enumerate(rows):
     ids[i, : len(row)] = row
   function = functools.partial(_encode, loaded.model, loaded.params, pool, chosen, layers != "none")
-  for chunk, outputs in run(loaded, rows, function, batch_size, longest, report):
+  for chunk, outputs in run(loaded, rows, function, batch_size, longest, report, inputs=_entities(loaded, found)):
     size = min(width, chunk.width)
     for name, array in results.items():
-      if array is not None:
+      if array is not None and name != "entities":
         where = () if name == "pooled" else (..., slice(size), slice(None))
         array[(chunk.rows, *where)] = outputs[name][(slice(len(chunk.rows)), *where)]
-  return Encodings(ids, lengths, **results, truncated=sum(len(row) > longest for row in whole))
+    for row, i in enumerate(() if found is None else chunk.rows):
+      results["entities"][i, found[i].kept] = outputs["entities"][row, : len(found[i].kept)]
+  own = {} if found is None else _given(loaded, found, spans)
+  return Encodings(ids, lengths, **results, truncated=truncated, **own)
+
+
+def _rows(
+  loaded: Loaded,
+  texts: Sequence[str],
+  spans: Sequence[Sequence[Span]] | None,
+  titles: Titles | None,
+  longest: int,
+) -> tuple[list[np.ndarray], int, list[EntityText] | None]:
+  """(ids of each text, how many were cut, texts with their mentions where there are spans)."""
+  if spans is None:
+    if titles is not None:
+      raise InputError("titles: got some without spans, want the span of each")
+    whole = [encoding.ids for encoding in loaded.tokenizer.encode(list(texts), specials=True)]
+    rows = [ids if len(ids) <= longest else np.append(ids[: longest - 1], ids[-1]) for ids in whole]
+    return rows, sum(len(row) > longest for row in whole), None
+  found = with_mentions(loaded, texts, spans, titles)
+  truncated = sum(len(each) > longest for each in found)
+  found = cut_to(loaded, found, longest, texts, spans, titles) if truncated else found
+  return [each.ids for each in found], truncated, found
+
+
+def _entities(loaded: Loaded, found: list[EntityText] | None) -> Callable[[Chunk], tuple]:
+  """The entities of a batch."""
+  if found is None:
+    return lambda chunk: ()
+  pad = entities_of(loaded).special.pad
+  return lambda chunk: (entity_batch(chunk, found, pad),)
+
+
+def _given(loaded: Loaded, found: list[EntityText], spans: Sequence[Sequence[Span]]) -> dict[str, Any]:
+  """What Encodings says of the spans that were given."""
+  counts = np.array([len(own) for own in spans], np.int32)
+  shape = (len(found), int(counts.max(initial=0)))
+  ids, kept = np.full(shape, entities_of(loaded).special.pad, np.int32), np.zeros(shape, bool)
+  for i, each in enumerate(found):
+    ids[i, each.kept], kept[i, each.kept] = each.entity_ids, True
+  odd = tuple(remark for own in remarks(found, spans) for remark in own)
+  return {"entity_ids": ids, "entity_counts": counts, "entity_kept": kept, "remarks": odd}
 
 
 def layer_numbers(layers: str | Sequence[int], last: int) -> tuple[int, ...]:
@@ -138,8 +215,9 @@ def _allocate(**shapes: tuple[int, ...] | None) -> dict[str, np.ndarray | None]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _encode(model, params, pool, layers, hidden, tokens) -> dict[str, jax.Array]:
-  encoded = model.apply({"params": params}, tokens.ids, tokens, collect=bool(layers))
+def _encode(model, params, pool, layers, hidden, tokens, entities=None) -> dict[str, jax.Array]:
+  given = {} if entities is None else {"entities": entities}
+  encoded = model.apply({"params": params}, tokens.ids, tokens, collect=bool(layers), **given)
   real = tokens.segments > 0
   states = jnp.where(real[..., None], encoded.hidden.astype(jnp.float32), 0)
   results = {"pooled": POOLS[pool](model, params, states, real)}
@@ -148,4 +226,7 @@ def _encode(model, params, pool, layers, hidden, tokens) -> dict[str, jax.Array]
   if layers:
     picked = encoded.layers[jnp.array(layers)].astype(jnp.float32)  # [K, B, L, D]
     results["layers"] = jnp.where(real[..., None], picked, 0).swapaxes(0, 1)
+  if entities is not None:
+    mentioned = (entities.segments > 0)[..., None]
+    results["entities"] = jnp.where(mentioned, encoded.entities.astype(jnp.float32), 0)
   return results

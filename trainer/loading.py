@@ -12,15 +12,19 @@ from typing import Any
 import jax
 
 import models
+from data import entity_vocabulary
+from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tokenizers import Tokenizer, validate
+from models.luke import LukeConfig
 from models.published import weights
 from models.published.errors import WeightsError
+from models.published.luke_files import is_archive
 from models.published.parts import shapes_of
 from trainer.config import flatten, from_json, stages
 from trainer.manifest import CheckpointError
 from trainer.restore import Reader
 from trainer.rules import check_value
-from trainer.texts import CONFIG, InputError, load_tokenizer
+from trainer.texts import CONFIG, TOKENIZER, InputError, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class Loaded:
 
   max_length: tokens of the longest texts that it was trained on; later positions, if it has any, never learned.
   source: where it came from, for messages.
+  entities: titles of a LUKE's entities, where the folder has them.
   """
 
   model: Any
@@ -36,6 +41,7 @@ class Loaded:
   tokenizer: Tokenizer
   max_length: int
   source: str
+  entities: EntityVocabulary | None = None
 
 
 def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
@@ -61,9 +67,9 @@ def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded
 def is_published(folder: Path) -> bool:
   """Whether the folder is of Hugging Face's layout; a damaged config.json is left to the reader of workdirs.
 
-  Both networks of an ELECTRA stand in folders of their own in it.
+  Both networks of an ELECTRA stand in folders of their own in it. Unpacked archives of LUKE's original code count too.
   """
-  if weights.is_pair(folder):
+  if weights.is_pair(folder) or is_archive(folder):
     return True
   try:
     values = json.loads((folder / CONFIG).read_bytes())
@@ -93,12 +99,13 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
-  params, step = _newest_params(folder, model)
-  return Loaded(model, params, tokenizer, min(trained, positions), f"{folder} step {step}")
+  params, step = newest_params(folder, model)
+  source, entities = f"{folder} step {step}", entities_of(folder, model)
+  return Loaded(model, params, tokenizer, min(trained, positions), source, entities)
 
 
-def _newest_params(folder: Path, model: Any) -> tuple[dict, int]:
-  """Parameters of the newest good checkpoint, on the default device, and its step."""
+def newest_params(folder: Path, model: Any) -> tuple[dict, int]:
+  """Parameters of the newest good checkpoint of a workdir, on the default device, and its step; raises InputError."""
   try:
     found = Reader(folder / "checkpoints").restore_params(shapes_of(model))
   except CheckpointError as error:
@@ -113,6 +120,30 @@ def published_tokenizer(folder: Path) -> Tokenizer:
   return load_tokenizer(folder / "discriminator" if weights.is_pair(folder) else folder)
 
 
+def entities_of(folder: Path, model: Any) -> EntityVocabulary | None:
+  """The entity vocabulary of a LUKE's folder, beside its tokenizer; None where there is none, or for other models.
+
+  Raises:
+    InputError: it is damaged, or names rows that the model does not have.
+  """
+  if not isinstance(model.config, LukeConfig):
+    return None
+  own = folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder
+  if not any((own / name).is_file() for name in entity_vocabulary.FILES):
+    return None
+  try:
+    entities = entity_vocabulary.load(own)
+  except EntityError as error:
+    raise InputError(f"model {folder}: {error}") from error
+  rows = model.config.entity_vocab_size
+  if entities.size > rows:
+    raise InputError(
+      f"model {folder}: entity vocabulary: got id {entities.size - 1}, want ids below {rows}, the rows of the entity "
+      "table; use the vocabulary that the model was trained with"
+    )
+  return entities
+
+
 def load_published(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a folder in Hugging Face's layout: config.json, weights, and the tokenizer's files."""
   dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -125,4 +156,5 @@ def load_published(folder: Path, dtype: str | None) -> Loaded:
   tokenizer = published_tokenizer(folder)
   validate(tokenizer, found.model.config.vocab_size)
   params = jax.tree.map(jax.numpy.asarray, found.params)
-  return Loaded(found.model, params, tokenizer, found.model.config.max_positions, str(folder))
+  entities = entities_of(folder, found.model)
+  return Loaded(found.model, params, tokenizer, found.model.config.max_positions, str(folder), entities)

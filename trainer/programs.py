@@ -52,9 +52,12 @@ class Program:
 
   @property
   def settings(self) -> StepSettings:
-    """What the stage fixes of the step. The schedule counts from the last stage that reset the optimiser."""
+    """What the stage fixes of the step.
+
+    Its own schedule counts from its start, the run's from the last stage that reset the optimiser.
+    """
     config, upto = self.setup.config, [s for s in self.setup.stages if s.start <= self.stage.start]
-    resets = [s.start for s in upto if s.reset_optimizer]
+    resets = [self.stage.start] if self.stage.lr else [s.start for s in upto if s.reset_optimizer]
     return StepSettings(
       config.seed, config.micro_batches, objectives.loss_scale(config), self.stage.freeze, resets[-1] if resets else 0
     )
@@ -103,7 +106,7 @@ class Program:
   def step(self) -> Any:
     """(state, batch) -> (state, report), jitted; the state's buffers are donated."""
     s = self.setup
-    function = make_step(s.objective, s.optimizer, self.settings, s.mesh)
+    function = make_step(s.objective, objectives.of_stage(s.optimizer, s.config, self.stage), self.settings, s.mesh)
     whole = NamedSharding(s.mesh, P())
     return jax.jit(function, donate_argnums=0, out_shardings=(self.shardings, whole))
 

@@ -92,6 +92,10 @@ _NOT_NEGATIVE = _number(0, "a finite number of at least 0")
 _WHOLE = _number(0, "a whole number of at least 0")
 _PATTERNS = Rule("regular expressions", lambda value: all(map(_is_regex, value)))
 
+FORMATS = (
+  "segment_pairs", "sentence_pairs", "electra_segments", "full_sentences", "doc_sentences", "entity_sentences",
+)  # fmt: skip
+
 # Key pattern -> rule, first match; a number without a rule must be finite and not negative.
 RULES: tuple[tuple[str, Rule], ...] = (
   (r"seed", _number(0, "a whole number from 0 to 2147483647", high=2**31 - 1)),
@@ -104,23 +108,30 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"data\.length|stages\.\d+\.length", _number(8, "a whole number from 8 to 65535", high=65535)),
   (r"data\.pack", _number(1, "a whole number from 1 to 255", high=255)),
   (r"data\.(passes|static_copies|max_predictions|prefetch|max_ngram|max_span)", _COUNT),
-  (r"data\.mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
+  (r"data\.(max_entities|max_mention|min_sentence)", _COUNT),
+  (r"data\.(entity_)?mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
   (r"data\.holdout", _BELOW_ONE),
   (r"data\.\w+_(rate|share)", _SHARE),
   (r"data\.tokenizer_type", _one_of("wordpiece", "bytebpe", "sentencepiece")),
-  (r"data\.format", _one_of("segment_pairs", "sentence_pairs", "electra_segments", "full_sentences", "doc_sentences")),
+  (r"data\.format", _one_of(*FORMATS)),
   (r"data\.long_sentences", _one_of("split", "skip")),
   (r"data\.short_by", _one_of("document", "example")),
   (r"data\.separators", _one_of("sentence", "document")),
-  (r"data\.words", _one_of("pieces", "text")),
+  (r"data\.words", _one_of("pieces", "text", "marks")),
+  (r"data\.unknown_entities", _one_of("keep", "drop")),
+  (r"data\.entity_pages", _one_of("existing", "linked")),
   (r"data\.source", Rule("the name of a corpus", lambda value: bool(value.strip()))),
   (r"data\.language", Rule("a language code in lower case such as en", _is_language)),
   (r"data\.masking", _one_of("token", "whole_word", "ngram", "span", "entity", "noun_phrase")),
-  (r"data\.mask_budget", _one_of("round", "stochastic", "ceil")),
+  (r"data\.mask_budget", _one_of("round", "stochastic", "ceil", "text")),
   (r"data\.replace_by", _one_of("piece", "word", "span")),
-  (r"data\.random_tokens", _one_of("uniform", "no_specials", "unigram")),
+  (r"data\.random_tokens", _one_of("uniform", "no_specials", "above_pad", "unigram")),
   (r"data\.span_p", _number(0, "a probability above 0, below 1", high=1, open_low=True, open_high=True)),
   (r"model\.vocab_size", _number(8, "a whole number of at least 8")),
+  (r"model\.entity_vocab_size", _number(3, "a whole number of at least 3: [PAD], [UNK] and [MASK]")),
+  (r"model\.entity_embedding", _COUNT),
+  (r"model\.query_kinds", Rule("1 or 4", lambda value: value in (1, 4))),
+  (r"model\.attention", _one_of("auto", "dense", "doubled", "merged")),
   (r"model\.types", _WHOLE),
   (r"model\.(generator_)?(layers|hidden|heads|ffn)", _COUNT),
   (r"model\.(max_positions|unroll|embedding|groups|inner|span_positions)", _COUNT),
@@ -143,6 +154,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"optimizer\.schedule", _one_of("bert", "linear", "electra", "constant")),
   (r"optimizer\.decay_exclude|stages\.\d+\.freeze", _PATTERNS),
   (r"stages\.\d+\.(steps|batch_size|max_predictions)", _COUNT),
+  (r"stages\.\d+\.lr", _POSITIVE),
 )
 
 
@@ -175,8 +187,6 @@ def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
       f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, want at most steps = {config.steps}; "
       "set --config.optimizer.warmup_steps=N"
     )
-  if config.init_map and not config.init_from:
-    yield "init_map is set, but init_from is empty; name the run or weights to start from"
 
 
 def _model_contradictions(config: ConfigDict) -> Iterator[str]:
@@ -219,6 +229,10 @@ def _data_contradictions(config: ConfigDict) -> Iterator[str]:
   data = config.data
   if "tokenizer_type" in data and data.tokenizer_type == "bytebpe" and data.lowercase:
     yield "data.lowercase is True, but data.tokenizer_type is bytebpe; set --config.data.lowercase=False"
+  if config.objective.name == "entities" and data.format != "entity_sentences":
+    yield f"data.format is {data.format}, want entity_sentences: others have no entities to predict"
+  if "entity_mask_rate" not in data and "format" in data and data.format == "entity_sentences":
+    yield f"data.format is entity_sentences, but objective.name {config.objective.name} predicts no entities"
   if "mask_share" in data and data.mask_share + data.random_share > 1 + 1e-9:
     yield f"data.mask_share + data.random_share is {data.mask_share + data.random_share:g}, want at most 1"
   if "sbo" in config.objective and config.objective.sbo > 0 and data.masking in ("token", "whole_word", "ngram"):
@@ -240,6 +254,8 @@ def _data_contradictions(config: ConfigDict) -> Iterator[str]:
 
 def _stage_contradictions(config: ConfigDict, stage: Any, where: str) -> Iterator[str]:
   rows, parts = stage.batch_size, config.micro_batches
+  if stage.lr and stage.warmup_steps > stage.steps:
+    yield f"{where}warmup_steps is {stage.warmup_steps}, want at most {where}steps = {stage.steps}"
   length = f"{where}length" if where else "data.length"
   if rows % parts:
     yield f"{where}batch_size is {rows}, want a multiple of micro_batches = {parts}"

@@ -27,11 +27,12 @@ def longest_of(loaded: Loaded, max_length: int | None) -> int:
   return loaded.max_length if max_length is None else max_length
 
 
-def refuse_long(rows: Sequence[np.ndarray], longest: int) -> int:
-  """`longest`; raises InputError for a row that is longer."""
+def refuse_long(rows: Sequence[np.ndarray], longest: int, numbers: Sequence[int] | None = None) -> int:
+  """`longest`; raises InputError for a row that is longer. numbers: of the texts, from 0."""
   for i, row in enumerate(rows):
     if len(row) > longest:
-      raise InputError(f"text {i + 1}: got {len(row)} tokens, want at most {longest}; shorten it, or raise max_length")
+      number = 1 + (i if numbers is None else numbers[i])
+      raise InputError(f"text {number}: got {len(row)} tokens, want at most {longest}; shorten it, or raise max_length")
   return longest
 
 
@@ -47,9 +48,10 @@ def _tokens(chunk: Chunk, rows: Sequence[np.ndarray], second: Sequence[int] | No
   return Tokens(ids=ids, types=types, segments=segments, positions=np.arange(chunk.width, dtype=np.int32) * segments)
 
 
-def _columns(chunk: Chunk, columns: Sequence[np.ndarray]) -> np.ndarray:
+def columns_of(chunk: Chunk, columns: Sequence[np.ndarray]) -> np.ndarray:
   """int32[B, P]: the columns of each row and zeros; P is a power of two."""
-  padded = np.zeros((chunk.height, power_of_two(max(len(columns[i]) for i in chunk.rows))), np.int32)
+  most = max(len(columns[i]) for i in chunk.rows)
+  padded = np.zeros((chunk.height, power_of_two(max(1, most))), np.int32)
   for row, i in enumerate(chunk.rows):
     padded[row, : len(columns[i])] = columns[i]
   return padded
@@ -63,9 +65,9 @@ def run(
   longest: int,
   report: Report | None,
   second: Sequence[int] | None = None,
-  columns: Sequence[np.ndarray] | None = None,
+  inputs: Callable[[Chunk], tuple] = lambda chunk: (),
 ) -> Iterator[tuple[Chunk, Any]]:
-  """(chunk, function(Tokens[, columns]) on the host) of all rows; the next batch runs while one is taken over."""
+  """(chunk, function(Tokens, *inputs(chunk)) on the host) of all rows; the next batch runs while one is taken over."""
   if batch_size < 1:
     raise InputError(f"batch_size: got {batch_size}, want 1 or more")
   # Accelerators multiply float32 in fewer bits unless told otherwise.
@@ -76,7 +78,7 @@ def run(
       if chunk is not None:
         tokens = _tokens(chunk, rows, second, loaded.tokenizer.special.pad)
         with jax.default_matmul_precision(precision):
-          pending.append((chunk, function(tokens) if columns is None else function(tokens, _columns(chunk, columns))))
+          pending.append((chunk, function(tokens, *inputs(chunk))))
       while len(pending) > (chunk is not None):
         done, results = pending.pop(0)
         yield done, jax.device_get(results)

@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 
+import models
 from models.paths import merge, named_leaves
 from models.published import weights
 from trainer.checkpoints import Checkpoints
-from trainer.config import FREE_ON_RESUME, difference, from_json, load, stage_at, to_json
-from trainer.loading import is_published
+from trainer.config import FREE_ON_RESUME, difference, from_json, stage_at, to_json
+from trainer.finetuning import initial_leaves
+from trainer.loading import is_published, newest_params, read_config
 from trainer.programs import Program, Setup
 from trainer.restore import Reader
 from trainer.rules import ConfigError
@@ -71,7 +73,7 @@ def start(setup: Setup, program_at: Callable[[int], Program], checkpoints: Check
   if setup.stages[0].copy:
     state = program.enter(state)
   if config.init_from:
-    state = dataclasses.replace(state, params=_initial_params(setup, program, state.params))
+    state = dataclasses.replace(state, params=initial_params(setup.config, state.params))
     return Start(state, f"parameters from {config.init_from}")
   return Start(state, f"scratch, seed {config.seed}")
 
@@ -85,29 +87,26 @@ def _resumed(state: Any, meta: dict, fingerprint: str, branch: str) -> Start:
   return Start(state, f"{branch} at step {meta['step']}, batch {meta['cursor']}", meta["streak"])
 
 
-def _initial_params(setup: Setup, program: Program, fresh: Any) -> Any:
+def initial_params(config: Any, fresh: Any) -> Any:
   """Parameters of another run under this run's names; what `init_map` names stays fresh or is left out.
 
   init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out, ('', 'heads/') stays fresh.
   """
-  source = Path(setup.config.init_from)
+  source, init_map = Path(config.init_from), config.init_map
+  found = _leaves_of(source)
+  if "task" in config:
+    found, init_map = initial_leaves(config, found, fresh), ()
+  return adopt(found, fresh, init_map)
+
+
+def _leaves_of(source: Path) -> dict[str, Any]:
+  """{path: leaf} of published weights, or of the newest good checkpoint of a run."""
   if is_published(source):
     found = weights.load(source)
     for note in found.notes:
       logging.info("weights %s: %s", source, note)
-    return adopt(named_leaves(found.params), fresh, setup.config.init_map)
-  if not (source / CONFIG).is_file():
-    raise ConfigError(f"config key init_from: {source} holds no {CONFIG}, want a run or published weights")
-  other = Setup.of(
-    load(str(source / CONFIG), {"mesh.data": setup.config.mesh.data, "mesh.model": setup.config.mesh.model})
-  )
-  shapes = Program(other, other.stages[-1], program.example).shapes.params
-  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
-  restored = Reader(source / CHECKPOINTS).restore_params(abstract)
-  if restored is None:
-    raise ConfigError(f"config key init_from: {source} holds no checkpoint")
-  return adopt(named_leaves(restored[0]), fresh, setup.config.init_map)
+    return named_leaves(found.params)
+  return named_leaves(newest_params(source, models.build(read_config(source)))[0])
 
 
 def adopt(found: dict[str, Any], fresh: Any, init_map: tuple[tuple[str, str], ...]) -> Any:

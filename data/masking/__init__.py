@@ -8,9 +8,11 @@ the counters.
 
 from data.masking.apply import mask, mask_keys
 from data.masking.budgets import budgets, predictions_per_row
+from data.masking.mentions import EntitySettings, choose_mentions, covered, masked_entities, masked_per_row
 from data.masking.options import STRATEGIES, MaskError, Masking
 from data.masking.replacement import Unigram
 
 __all__ = [
-  "STRATEGIES", "MaskError", "Masking", "Unigram", "budgets", "mask", "mask_keys", "predictions_per_row",
+  "STRATEGIES", "EntitySettings", "MaskError", "Masking", "Unigram", "budgets", "choose_mentions", "covered", "mask",
+  "mask_keys", "masked_entities", "masked_per_row", "predictions_per_row",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,9 +11,9 @@ from data import draws
 from data.batch import Masked
 from data.masking import spans, words
 from data.masking.budgets import predictions_per_row
-from data.masking.options import Masking
+from data.masking.options import MaskError, Masking
 from data.masking.replacement import Unigram, replacements
-from data.masking.units import Candidates, begins_word, candidates
+from data.masking.units import Candidates, begins_word, candidates, without
 from data.rows import Rows, ragged
 
 _CHOOSE: dict[str, Callable[[Rows, Candidates, Masking], np.ndarray]] = {
@@ -30,9 +31,21 @@ def mask_keys(seed: int, pass_: int, example_ids: np.ndarray, epoch: int) -> np.
   return draws.fold(draws.fold(draws.key(seed, "mask", pass_), example_ids), epoch)
 
 
+class Covered(NamedTuple):
+  """What is to be predicted whatever is drawn.
+
+  columns: int64[k], flat columns (row * L + column), ascending. units: int64[k], the position in its example of the
+  first token of each one's mention, which shares one draw of the kind of replacement.
+  """
+
+  columns: np.ndarray
+  units: np.ndarray
+
+
 def mask(
-  rows: Rows, options: Masking, keys: np.ndarray, mask_id: int, vocab_size: int, unigram: Unigram | None = None
-) -> Masked:
+  rows: Rows, options: Masking, keys: np.ndarray, mask_id: int, vocab_size: int, unigram: Unigram | None = None,
+  pad_id: int | None = None, covered: Covered | None = None,
+) -> Masked:  # fmt: skip
   """Masks rows.
 
   Args:
@@ -42,27 +55,33 @@ def mask(
     mask_id: id of [MASK].
     vocab_size: bound of random tokens.
     unigram: the distribution of random tokens, for random_tokens="unigram".
+    pad_id: id of [PAD], for random_tokens="above_pad".
+    covered: tokens that are predicted in any case, out of the budget, for strategies token and whole_word.
   Returns:
     A batch whose predictions stand in order of columns, slots of weight 0 behind them. With `max_offset`, `edges` and
     `offsets` of the predictions that have both boundaries; -1 and 0 elsewhere.
   Raises:
-    MaskError: the options need annotations or a distribution that is not there.
+    MaskError: the options need annotations, a distribution or an id that is not there.
   """
   options.check(rows.annotations, unigram, vocab_size)
+  if options.random_tokens == "above_pad" and pad_id is None:
+    raise MaskError("masking option random_tokens: got 'above_pad' without pad_id, want the tokenizer's id of [PAD]")
   found = candidates(rows, keys, options)
-  chosen = np.flatnonzero(_CHOOSE[options.strategy](rows, found, options))
+  chosen, bare = _chosen(rows, found, options, covered)
   slots = np.repeat(np.arange(found.counts.size), np.diff(np.searchsorted(chosen, found.bounds)))
   flat, positions = found.flat[chosen], found.positions[chosen]
   ids, streams = rows.tokens.ids.reshape(-1)[flat], found.keys[slots]
   firsts = _spans(flat, slots) if options.replace_by == "span" or options.max_offset else None
-  units = positions
-  if options.replace_by == "span":
-    units = positions[firsts]
-  elif options.replace_by == "word":
-    units = found.positions[_word_firsts(rows, found, options)[chosen]]
-  instead = replacements(ids, streams, positions, units, options, mask_id, vocab_size, unigram)
+  units = _units(rows, found, options, chosen, firsts)
+  if covered is not None:
+    units = units.copy()
+    units[np.searchsorted(flat, covered.columns)] = covered.units
+  instead = replacements(ids, streams, positions, units, options, mask_id, vocab_size, unigram, pad_id)
+  instead[np.searchsorted(chosen, bare)] = mask_id
   size, length = rows.tokens.ids.shape
   width = predictions_per_row(length, rows.examples.shape[1], options)
+  if covered is not None:
+    width = min(length, rows.examples.shape[1] * options.max_predictions)
   row = flat // length
   counts = np.bincount(row, minlength=size)
   place = row * width + ragged(np.zeros(size, np.int64), counts)
@@ -74,6 +93,33 @@ def mask(
     edges = _scatter(place, boundaries, (size, width, 2), -1)
     offsets = _scatter(place, inside, (size, width), 0)
   return Masked(rows.tokens, *columns, weights, edges, offsets, rows.pair)
+
+
+def _chosen(
+  rows: Rows, found: Candidates, options: Masking, covered: Covered | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of the candidates that are predicted, ascending; and of those that are because no word fitted."""
+  left, numbers, chosen = found, None, np.zeros(len(found.flat), bool)
+  if covered is not None:
+    chosen[np.searchsorted(found.flat, covered.columns)] = True
+    left, numbers = without(rows, found, chosen, options)
+  picked = _CHOOSE[options.strategy](rows, left, options)
+  bare = words.lone(left, picked) if options.budget == "text" else np.zeros(0, np.int64)
+  picked[bare] = True
+  if covered is None:
+    return np.flatnonzero(picked), bare
+  chosen[numbers[picked]] = True
+  return np.flatnonzero(chosen), numbers[bare]
+
+
+def _units(rows: Rows, found: Candidates, options: Masking, chosen: np.ndarray, firsts: np.ndarray | None):
+  """int[n]: the position of the first token of what shares a draw of the kind of replacement with each one."""
+  positions = found.positions[chosen]
+  if options.replace_by == "span":
+    return positions[firsts]
+  if options.replace_by == "word":
+    return found.positions[_word_firsts(rows, found, options)[chosen]]
+  return positions
 
 
 def _scatter(place: np.ndarray, values: np.ndarray, shape: tuple[int, ...], fill: int) -> np.ndarray:

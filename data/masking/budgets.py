@@ -8,20 +8,20 @@ import numpy as np
 
 from data import draws
 from data.masking.counters import BUDGET
-from data.masking.options import Masking
+from data.masking.options import WITHOUT_SPECIALS, Masking
 
 
 def budgets(sizes: np.ndarray, options: Masking, fractions: np.ndarray | float = 0.0) -> np.ndarray:
   """int64: predictions wanted of `sizes` tokens, at most `max_predictions`; 0 for 0.
 
   Args:
-    sizes: tokens, [CLS] and [SEP] counted; for "ceil" not counted.
-    options: budget and mask_rate. "round" rounds half to even.
+    sizes: tokens, [CLS] and [SEP] counted; for "ceil" and "text" not counted.
+    options: budget and mask_rate. "round" and "text" round half to even.
     fractions: u in [0, 1) of each, for "stochastic".
   """
   sizes = np.asarray(sizes)
   wanted = options.mask_rate * sizes
-  if options.budget == "round":
+  if options.budget in ("round", "text"):
     wanted = np.maximum(np.rint(wanted), 1)
   elif options.budget == "stochastic":
     wanted = np.minimum(np.floor(wanted + fractions), np.ceil(wanted))  # a sum just below a whole number rounds to it
@@ -33,7 +33,7 @@ def budgets(sizes: np.ndarray, options: Masking, fractions: np.ndarray | float =
 def drawn_budgets(sizes: np.ndarray, specials: np.ndarray, options: Masking, keys, blocks=0) -> np.ndarray:
   """int64: budgets of examples or blocks with `sizes` tokens, `specials` of them special, and uint64 streams `keys`."""
   fractions = draws.uniform(keys, BUDGET + np.asarray(blocks, np.uint64)) if options.budget == "stochastic" else 0.0
-  return budgets(sizes - specials if options.budget == "ceil" else sizes, options, fractions)
+  return budgets(sizes - specials if options.budget in WITHOUT_SPECIALS else sizes, options, fractions)
 
 
 @functools.lru_cache
@@ -49,6 +49,11 @@ def predictions_per_row(length: int, per_row: int, options: Masking) -> int:
   one[:3] = 0  # [CLS] token [SEP] is the shortest example
   if options.by_block:
     one = np.maximum(one, _most_of_pairs(length, options))
+  return most_in_row(one, per_row)
+
+
+def most_in_row(one: np.ndarray, per_row: int) -> int:
+  """The most that `per_row` examples need together in a row of n, if one of size 0 to n needs `one` [n + 1]."""
   best = one
   for _ in range(per_row - 1):
     best = _joined(one, best)
@@ -60,7 +65,7 @@ def _most(sizes: np.ndarray, specials: int, options: Masking) -> np.ndarray:
   candidates = np.maximum(sizes if options.mask_specials else sizes - specials, 0)
   if options.budget == "stochastic" and options.strategy == "whole_word":
     return np.minimum(candidates, options.max_predictions)  # words of any length
-  most = budgets(candidates if options.budget == "ceil" else sizes, options, 1.0)
+  most = budgets(candidates if options.budget in WITHOUT_SPECIALS else sizes, options, 1.0)
   return np.minimum(most, candidates)
 
 

@@ -11,10 +11,11 @@ STRATEGIES = ("token", "whole_word", "ngram", "span", "entity", "noun_phrase")
 ANNOTATION_BITS = {"entity": 0, "noun_phrase": 2}  # of `Rows.annotations`: this bit begins one, the next continues it
 _CHOICES = {
   "strategy": STRATEGIES,
-  "budget": ("round", "stochastic", "ceil"),
+  "budget": ("round", "stochastic", "ceil", "text"),
   "replace_by": ("piece", "word", "span"),
-  "random_tokens": ("uniform", "no_specials", "unigram"),
+  "random_tokens": ("uniform", "no_specials", "unigram", "above_pad"),
 }
+WITHOUT_SPECIALS = ("ceil", "text")  # budgets that are a share of the tokens that are no special ones
 
 
 class MaskError(ValueError):
@@ -38,12 +39,15 @@ class Masking:
     budget: how many predictions. "round": round(rate * tokens), at least 1 (BERT, ALBERT, ELECTRA); "stochastic":
       floor(rate * tokens + u) with u uniform in [0, 1), which may be 0 (RoBERTa; with whole_word it counts words, so
       the tokens predicted vary and `max_predictions` cuts them off); "ceil": ceil(rate * tokens), special tokens not
-      counted (SpanBERT). Strategies of spans give each of two segments a budget of its own.
+      counted (SpanBERT); "text": round(rate * tokens), special tokens not counted, at least 1, and where no word fits
+      that, one token of any word, always replaced by [MASK] (LUKE). Strategies of spans give each of two segments a
+      budget of its own.
     mask_specials: special tokens are candidates too, as words of their own (RoBERTa's code); token, whole_word only.
     replace_by: unit of the draw of shares. "piece": BERT; "word": RoBERTa's whole-word option; "span": SpanBERT, a
       run of neighbouring predicted tokens, so spans that touch are one. Random tokens are always drawn one by one.
     random_tokens: "uniform": the whole vocabulary, special tokens included (BERT); "no_specials": all ids but the
-      first 4 (RoBERTa); "unigram": as often as in the corpus (SpanBERT), by the `Unigram` that `mask` is given.
+      first 4 (RoBERTa); "above_pad": all ids above that of [PAD] (LUKE); "unigram": as often as in the corpus
+      (SpanBERT), by the `Unigram` that `mask` is given.
     max_ngram: longest n-gram, in words.
     favor_shorter: n words with probability proportional to 1/n (original); False: the same list reversed.
     span_p, max_span: words of a span: geometric, p(l) proportional to (1 - span_p)^(l - 1) for l up to `max_span`.

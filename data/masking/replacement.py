@@ -48,7 +48,7 @@ class Unigram:
 
 def replacements(
   ids: np.ndarray, keys: np.ndarray, positions: np.ndarray, units: np.ndarray, options: Masking,
-  mask_id: int, vocab_size: int, unigram: Unigram | None,
+  mask_id: int, vocab_size: int, unigram: Unigram | None, pad_id: int | None,
 ) -> np.ndarray:  # fmt: skip
   """int32[n]: what stands in place of n predicted tokens.
 
@@ -62,20 +62,24 @@ def replacements(
   instead = np.where(kind < options.mask_share, mask_id, ids)
   random = np.flatnonzero((kind >= options.mask_share) & (kind < options.mask_share + options.random_share))
   counters = positions[random].astype(np.uint64) + REPLACEMENT
-  instead[random] = _RANDOM[options.random_tokens](keys[random], counters, vocab_size, unigram)
+  instead[random] = _RANDOM[options.random_tokens](keys[random], counters, vocab_size, unigram, pad_id)
   return instead
 
 
-def _uniform(keys, counters, vocab_size, unigram):
+def _uniform(keys, counters, vocab_size, unigram, pad_id):
   return draws.below(keys, counters, vocab_size)
 
 
-def _no_specials(keys, counters, vocab_size, unigram):
+def _no_specials(keys, counters, vocab_size, unigram, pad_id):
   return _ORDINARY + draws.below(keys, counters, vocab_size - _ORDINARY)
 
 
-def _unigram(keys, counters, vocab_size, unigram):
+def _unigram(keys, counters, vocab_size, unigram, pad_id):
   return unigram.draw(keys, counters)
 
 
-_RANDOM = {"uniform": _uniform, "no_specials": _no_specials, "unigram": _unigram}
+def _above_pad(keys, counters, vocab_size, unigram, pad_id):
+  return pad_id + 1 + draws.below(keys, counters, vocab_size - pad_id - 1)
+
+
+_RANDOM = {"uniform": _uniform, "no_specials": _no_specials, "unigram": _unigram, "above_pad": _above_pad}

@@ -23,12 +23,14 @@ class Candidates:
     positions: int32[n], positions in the example.
     counts: int64[B, S], candidates of each example.
     keys: uint64[B * S], streams of the examples.
+    taken: int64[B * S], what each example has to predict already, out of its budget (0 = nothing anywhere).
   """
 
   flat: np.ndarray
   positions: np.ndarray
   counts: np.ndarray
   keys: np.ndarray
+  taken: np.ndarray | int = 0
 
   @functools.cached_property
   def bounds(self) -> np.ndarray:
@@ -46,6 +48,23 @@ def candidates(rows: Rows, keys: np.ndarray, options: Masking) -> Candidates:
   able, counts = (rows.tokens.segments > 0, rows.sizes) if options.mask_specials else (rows.candidates, rows.pieces)
   flat = np.flatnonzero(able)
   return Candidates(flat, rows.tokens.positions.reshape(-1)[flat], counts, keys.reshape(-1))
+
+
+def without(rows: Rows, found: Candidates, covered: np.ndarray, options: Masking) -> tuple[Candidates, np.ndarray]:
+  """The candidates but for `covered` ones (bool[n]), which count as taken, and for words with such a one in them.
+
+  Returns:
+    The rest, and their numbers among all.
+  """
+  gone, slots = covered, np.repeat(np.arange(found.counts.size), found.counts.reshape(-1))
+  if options.strategy == "whole_word":
+    word = np.cumsum(begins_word(rows, found, options)) - 1
+    gone = np.bincount(word, covered)[word] > 0
+  left = np.flatnonzero(~gone)
+  counts, taken = (np.bincount(slots[which], minlength=found.counts.size) for which in (left, covered))
+  return Candidates(
+    found.flat[left], found.positions[left], counts.reshape(found.counts.shape), found.keys, taken
+  ), left
 
 
 @dataclasses.dataclass(frozen=True)

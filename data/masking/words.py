@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from data import draws
 from data.masking.budgets import drawn_budgets
-from data.masking.counters import NGRAM
+from data.masking.counters import ATTEMPT, NGRAM
 from data.masking.options import Masking
 from data.masking.units import Candidates, Ranked, cut_words, drawn_lengths, length_table, rank
 from data.rows import Rows, ragged
@@ -33,17 +34,25 @@ def whole_word(rows: Rows, found: Candidates, options: Masking) -> np.ndarray:
   With the "stochastic" budget, RoBERTa's: so many words by rank, as far as they fit `max_predictions`.
   """
   words = cut_words(rows, found, options)
-  counts, sizes, specials = (x.reshape(-1) for x in (words.counts, rows.sizes, rows.sizes - rows.pieces))
+  counts, specials = words.counts.reshape(-1), (rows.sizes - rows.pieces).reshape(-1)
   if options.budget == "stochastic":
     everything = counts if options.mask_specials else counts + specials
     counts = np.minimum(drawn_budgets(everything, specials, options, found.keys), counts)
     budget = np.full(len(counts), options.max_predictions)
   else:
-    budget = drawn_budgets(sizes, specials, options, found.keys)
+    budget = _budgets(rows, found, options)
   chosen = np.zeros(len(words.firsts), bool)
   ranked = rank(found.keys, found.positions[words.firsts], words.counts)
   chosen[_fill(ranked, words.sizes, counts, budget)] = True
   return np.repeat(chosen, words.sizes)
+
+
+def lone(found: Candidates, chosen: np.ndarray) -> np.ndarray:
+  """int64: for each example that has candidates and nothing to predict the number of one candidate, any with the same
+  probability (LUKE: where no word fits its budget)."""
+  before = np.append(0, np.cumsum(chosen))[found.bounds]
+  bare = np.flatnonzero((np.diff(before) == 0) & (found.counts.reshape(-1) > 0) & (found.taken == 0))
+  return found.bounds[bare] + draws.below(found.keys[bare], ATTEMPT, found.counts.reshape(-1)[bare])
 
 
 def ngram(rows: Rows, found: Candidates, options: Masking) -> np.ndarray:
@@ -76,7 +85,7 @@ def ngram(rows: Rows, found: Candidates, options: Masking) -> np.ndarray:
 
 def _budgets(rows: Rows, found: Candidates, options: Masking) -> np.ndarray:
   sizes, specials = rows.sizes.reshape(-1), (rows.sizes - rows.pieces).reshape(-1)
-  return drawn_budgets(sizes, specials, options, found.keys)
+  return np.maximum(drawn_budgets(sizes, specials, options, found.keys) - found.taken, 0)
 
 
 def _fill(ranked: Ranked, sizes: np.ndarray, words: np.ndarray, budget: np.ndarray) -> np.ndarray:

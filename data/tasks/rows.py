@@ -6,6 +6,10 @@ import dataclasses
 
 import numpy as np
 
+# Rows of the entity table of every task with mentions: LUKE's tables are cut to these before fine-tuning. The second
+# mask is that of the second mention of a relation.
+ENTITIES = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3}
+
 
 class TaskError(ValueError):
   """A task's file or example that cannot be used; one line with file and line where there are any."""
@@ -20,7 +24,7 @@ class TaskRow:
     types: int32[n].
     labels: int32[k], weights: float32[k]: as in `data.batch.Labelled`; a label of weight 0 is not trained on.
     cls, spans, slots, several: as in `Labelled`, of the k labels; None where the task has none.
-    entities: int32[e], ids of the row's mentions in the rows of the task's entity table; None for tasks without.
+    entities: int32[e], of the row's mentions, rows of ENTITIES; None for tasks without.
     mentions: for each mention the columns of its pieces, int32 arrays.
     example: number of the example among those that were read.
     window: what turns this row's predictions back into the example's answer: column -> character, or which of the

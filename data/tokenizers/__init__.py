@@ -18,15 +18,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 OWN_FILE = "septet_tokenizer.json"  # settings that the published layouts have no place for
-WORDS = ("pieces", "text")
+# Where words start. pieces: by the pieces alone, as the original of each kind has it. text: in the text itself, see
+# `wordsegments`. marks: pieces that begin with a space or a punctuation mark, as in LUKE's whole-word masking.
+WORDS = ("pieces", "text", "marks")
 # Sets of files that are a whole tokenizer, the first one found decides; and the type of their model.
 LAYOUTS = (
   (("spiece.model",), "Unigram"),  # or another *.model by itself
+  (("sentencepiece.bpe.model",), "XLM-R"),
   (("tokenizer.json",), None),  # as the file says
   (("vocab.txt",), "WordPiece"),
   (("vocab.json", "merges.txt"), "BPE"),
   (("encoder.json", "vocab.bpe", "dict.txt"), "BPE"),  # fairseq
 )
+XLMR_UNK = 3  # id of the unknown piece, which sets XLM-R's tokenizer.json apart from ALBERT's
 _ABSENT = "no such file or directory"
 
 
@@ -61,13 +65,14 @@ class Tokenizer(abc.ABC):
   """What a tokenizer of any kind offers. It pickles, so worker processes can be handed one.
 
   Attributes:
-    kind: the family: 'wordpiece', 'bytebpe' or 'sentencepiece'.
+    kind: the family: 'wordpiece', 'bytebpe', 'sentencepiece' (ALBERT's) or 'xlmr'.
     vocabulary: the pieces in the order of their ids.
     special: ids of the special pieces.
     source: where it came from, for messages only.
   """
 
   kind: ClassVar[str]
+  _begins: np.ndarray  # bool[V]: pieces that begin a word wherever they stand
 
   def __init__(self, vocabulary: Sequence[str], specials: Sequence[str], source: str):
     """`specials` are the names of the pad, unk, cls, sep and mask pieces."""
@@ -107,9 +112,41 @@ class Tokenizer(abc.ABC):
       TokenizerError: on anything but a list of valid Unicode strings.
     """
 
+  def encode_inside(self, texts: list[str]) -> list[Encoding]:
+    """Encodes texts that go on, without a space, from what stands before them ("s" behind "[[planet]]").
+
+    They have the pieces of the middle of a line, and the first one begins a word only if it does so anywhere.
+    """
+    leads = [*map(self._lead, texts)]
+    encoded = self.encode([lead + text for lead, text in zip(leads, texts, strict=True)])
+    return [self._behind(encoding, len(lead)) for encoding, lead in zip(encoded, leads, strict=True)]
+
+  def _lead(self, text: str) -> str:
+    """What keeps `encode` from putting a space before a text: characters that share no piece with it. "" = nothing."""
+    return ""
+
+  def _behind(self, encoding: Encoding, lead: int) -> Encoding:
+    """The pieces behind the first `lead` characters; an unknown piece may hold some of these too, and stays."""
+    ids, offsets, starts = encoding.ids, encoding.offsets, encoding.word_starts.copy()
+    if lead:
+      kept = offsets[:, 1] > lead
+      ids, offsets, starts = ids[kept], np.maximum(offsets[kept] - lead, 0), starts[kept]
+    starts[:1] = self._begins[ids[:1]]
+    return Encoding(ids, offsets, starts)
+
   @abc.abstractmethod
   def decode(self, ids: Iterable[int], specials: bool = False) -> str:
     """Text of the ids, without pad, cls, sep and mask unless `specials`."""
+
+  @abc.abstractmethod
+  def with_added(self, pieces: Sequence[str]) -> Tokenizer:
+    """The same tokenizer with these names (markers such as "<ent>") behind its vocabulary.
+
+    Like the special pieces they are found, whole, only where `encode` is asked to; those that are there are kept.
+
+    Raises:
+      TokenizerError: for a name with white space, or one that is an ordinary piece already.
+    """
 
   @abc.abstractmethod
   def save(self, directory: str | os.PathLike[str], max_length: int | None = None) -> None:
@@ -144,6 +181,8 @@ class Files:
   found: dict[str, Path]  # the other files of `LAYOUTS`, by their names there
   config: dict[str, Any]  # tokenizer_config.json
   own: dict[str, Any]  # OWN_FILE
+  added: dict[str, Any]  # added_tokens.json
+  special_map: dict[str, Any]  # special_tokens_map.json
 
 
 def load(path: str | os.PathLike[str], lowercase: bool | None = None, words: str | None = None) -> Tokenizer:
@@ -202,6 +241,8 @@ def _files(path: Path) -> Files:
   else:
     wanted = {{".json": "tokenizer.json", ".model": "spiece.model"}.get(path.suffix, "vocab.txt"): path}
   found = {name: file for name, file in wanted.items() if file.is_file()}
+  if len(found) > 1 and "tokenizer.json" in found and not found["tokenizer.json"].stat().st_size:
+    del found["tokenizer.json"]  # as the Japanese LUKE is released: an empty file beside the model
   if not any(all(name in found for name in names) for names in whole):
     got = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else path.name if found else _ABSENT
     others = ", ".join(" with ".join(names) for names in whole if names not in (("tokenizer.json",), ("vocab.txt",)))
@@ -214,15 +255,16 @@ def _files(path: Path) -> Files:
     raise TokenizerError(
       f"tokenizer {found['tokenizer.json']}: got no 'model' entry, want a tokenizer.json; fetch the file again"
     )
-  config, own = folder / "tokenizer_config.json", folder / OWN_FILE
-  return Files(path, content, found, _read_json(config), _read_json(own))
+  settings = ("tokenizer_config.json", OWN_FILE, "added_tokens.json", "special_tokens_map.json")
+  return Files(path, content, found, *(_read_json(folder / name) for name in settings))
 
 
 def _type(content: dict[str, Any]) -> str | None:
-  """The type of the model in a tokenizer.json; files of 2020 do not name it."""
+  """The type of the model in a tokenizer.json; files of 2020 do not name it. XLM-R's is a Unigram that begins so."""
   model = content["model"]
   signs = {"max_input_chars_per_word": "WordPiece", "merges": "BPE", "unk_id": "Unigram"}
-  return model.get("type") or next((kind for sign, kind in signs.items() if sign in model), None)
+  kind = model.get("type") or next((kind for sign, kind in signs.items() if sign in model), None)
+  return "XLM-R" if kind == "Unigram" and model.get("unk_id") == XLMR_UNK else kind
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -256,10 +298,17 @@ def _read_sentencepiece(files: Files, lowercase: bool | None, words: str | None)
   return sentencepiece_files.read(files, lowercase, words)
 
 
+def _read_xlmr(files: Files, lowercase: bool | None, words: str | None) -> Tokenizer:
+  from data.tokenizers import xlmr_files  # it imports this module, and sentencepiece with it
+
+  return xlmr_files.read(files, lowercase, words)
+
+
 _READERS: dict[str, Callable[[Files, bool | None, str | None], Tokenizer]] = {
   "WordPiece": _read_wordpiece,
   "BPE": _read_bytebpe,
   "Unigram": _read_sentencepiece,
+  "XLM-R": _read_xlmr,
 }
 
 

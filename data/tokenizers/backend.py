@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import tokenizers
 
 from data.tokenizers import OWN_FILE, WORDS, Encoding, Files, Tokenizer, TokenizerError
+from data.tokenizers.added import Added, new_pieces
 from data.tokenizers.wordsegments import word_starts
 
 CONFIG_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
@@ -38,13 +40,27 @@ class LibraryTokenizer(Tokenizer):
     source: str,
     words: str,
     begins: Sequence[bool],
+    added: Added = (),
     marker: str | None = None,
   ):
-    """`begins`: which pieces begin a word; `marker`: the piece that only says that a word follows."""
+    """Args not in `Tokenizer`'s:
+
+    begins: which pieces begin a word.
+    added: pieces that are found whole, and whether they are names, found only where special pieces are.
+    marker: the piece that only says that a word follows.
+    """
     super().__init__(vocabulary, specials, source)
     self._words, self._begins = words, np.array(begins, bool)
     self._marker = self._ids.get(marker, -1)
-    self._around = np.array([getattr(self.special, name) for name in ("pad", "cls", "sep", "mask")])
+    self._named = tuple(piece for piece, is_name in added if is_name)
+    self._plain = tuple(piece for piece, is_name in added if not is_name)
+    special = self.special
+    self._around = np.array([special.pad, special.cls, special.sep, special.mask, *map(self.id_of, self._named)])
+
+  def _extended(self, pieces: Sequence[str], added: Added) -> tuple[tuple[str, ...], Added]:
+    """Vocabulary and added pieces with these names behind them."""
+    new = new_pieces(self, pieces, self._named.__contains__)
+    return (*self.vocabulary, *new), (*added, *((piece, True) for piece in new))
 
   def encode(self, texts: list[str], specials: bool = False) -> list[Encoding]:
     check_list(texts)
@@ -97,9 +113,21 @@ def text_starts(text: str, markers: np.ndarray, offsets: np.ndarray) -> np.ndarr
   return word_starts(text, np.stack([offsets[:, 0], offsets[:, 1] + inside], axis=1))
 
 
+def begins_with_mark(piece: str) -> bool:
+  """Whether the first character of a piece is punctuation as BERT has it: any mark or symbol of ASCII, else Unicode's.
+
+  Byte-level pieces are taken as they are spelt, so that marks outside ASCII, spelt in several bytes, hardly ever are.
+  """
+  first = piece[:1]
+  if first.isascii():
+    return first.isprintable() and not first.isalnum() and first not in ("", " ")
+  return unicodedata.category(first).startswith("P")
+
+
 def check_words(words: Any) -> None:
   if words not in WORDS:
-    raise TokenizerError(f"tokenizer setting words: got {words!r}, want 'pieces' or 'text'; choose one of them")
+    *others, last = map(repr, WORDS)
+    raise TokenizerError(f"tokenizer setting words: got {words!r}, want {', '.join(others)} or {last}; choose one")
 
 
 def check_list(texts: Any) -> None:

@@ -26,7 +26,16 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from data.tokenizers import TokenizerError
-from data.tokenizers.backend import CONFIG_NAMES, LibraryTokenizer, check_list, check_text, check_words, write
+from data.tokenizers.added import files_of
+from data.tokenizers.backend import (
+  CONFIG_NAMES,
+  LibraryTokenizer,
+  begins_with_mark,
+  check_list,
+  check_text,
+  check_words,
+  write,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +52,11 @@ class Settings:
   mask_takes_space: bool = True  # white space before a mask piece in the text is part of it
   # Where words start. pieces: at pieces that begin with a space, and at the first of a text, as in RoBERTa's code for
   # masking whole words; marks and contractions ("!", "'s") so belong to the word before. text: see `wordsegments`.
+  # marks: also at pieces whose first character is a punctuation mark ("'s" stands apart from the word before).
   words: str = "pieces"
   specials: tuple[str, ...] = SPECIALS  # pad, unk, cls, sep, mask
-  added: tuple[tuple[str, bool], ...] = ()  # pieces found whole in any text, and whether as written or normalised
+  # Pieces that are found whole, and whether they are names, which only a text with special pieces has.
+  added: tuple[tuple[str, bool], ...] = ()
 
   def __post_init__(self) -> None:
     check_words(self.words)
@@ -63,8 +74,9 @@ class ByteBPE(LibraryTokenizer):
     settings: Settings,
     source: str = "byte-level BPE",
   ):
-    begins = [piece.startswith(SPACE) for piece in vocabulary]
-    super().__init__(vocabulary, settings.specials, source, settings.words, begins, SPACE)
+    marks = settings.words == "marks"
+    begins = [piece.startswith(SPACE) or (marks and begins_with_mark(piece)) for piece in vocabulary]
+    super().__init__(vocabulary, settings.specials, source, settings.words, begins, settings.added, SPACE)
     self.merges, self.settings = tuple(map(tuple, merges)), settings
     for n, pair in enumerate(self.merges):
       missing = next((piece for piece in (*pair, "".join(pair)) if piece not in self._ids), None)
@@ -80,6 +92,10 @@ class ByteBPE(LibraryTokenizer):
   def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
     return type(self), (self.vocabulary, self.merges, self.settings, self.source)
 
+  def with_added(self, pieces: Sequence[str]) -> ByteBPE:
+    vocabulary, added = self._extended(pieces, self.settings.added)
+    return ByteBPE(vocabulary, self.merges, dataclasses.replace(self.settings, added=added), self.source)
+
   def settings_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self.settings) | {"merges": self.merges}
 
@@ -88,6 +104,11 @@ class ByteBPE(LibraryTokenizer):
     starts[firsts] = True
     starts[1:] |= special[:-1]
     return starts | special
+
+  def _lead(self, text: str) -> str:
+    if not self.settings.prefix_space:
+      return ""
+    return "." if text[:1].isalnum() else "a"  # GPT-2's cutting parts letters and digits from marks
 
   def save(self, directory: str | os.PathLike[str], max_length: int | None = None) -> None:
     names = dict(zip(CONFIG_NAMES, self.settings.specials, strict=True))
@@ -102,12 +123,15 @@ class ByteBPE(LibraryTokenizer):
       **names,
       "mask_token": mask,
     }
+    beside, entries = files_of(self.settings.added, self.id_of)
+    config |= entries
     if max_length is not None:
       config["model_max_length"] = max_length
     files: dict[str, str | bytes] = {
       "vocab.json": json.dumps(self._ids, ensure_ascii=False) + "\n",
       "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in self.merges),
       "tokenizer.json": self.published.to_str(pretty=True) + "\n",
+      **beside,
     }
     write(directory, files, config, self.settings.words)
 
@@ -118,9 +142,7 @@ class ByteBPE(LibraryTokenizer):
     backend = tokenizers.Tokenizer(models.BPE(self._ids, list(self.merges), unk_token=settings.specials[1]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.prefix_space)
     backend.decoder = decoders.ByteLevel()
-    for piece, as_written in settings.added:
-      added = tokenizers.AddedToken(piece, special=as_written, normalized=not as_written)
-      (backend.add_special_tokens if as_written else backend.add_tokens)([added])
+    backend.add_tokens([*self._plain])
     return backend
 
   def _publish(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -128,7 +150,8 @@ class ByteBPE(LibraryTokenizer):
     *others, mask = self.settings.specials
     _, _, cls, sep = others
     lstrip = self.settings.mask_takes_space
-    backend.add_special_tokens([*others, tokenizers.AddedToken(mask, lstrip=lstrip, normalized=False, special=True)])
+    mask = tokenizers.AddedToken(mask, lstrip=lstrip, normalized=False, special=True)
+    backend.add_special_tokens([*others, mask, *self._named])
     backend.post_processor = processors.RobertaProcessing(
       (sep, self.special.sep), (cls, self.special.cls), trim_offsets=True, add_prefix_space=self.settings.prefix_space
     )

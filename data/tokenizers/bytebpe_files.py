@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.tokenizers import Files, TokenizerError
+from data.tokenizers.added import beside
 from data.tokenizers.backend import by_id, check_same, pieces_of_json, read_lines, reading, special_names
 from data.tokenizers.bytebpe import FIRST, SPECIALS, ByteBPE, Settings
 
@@ -27,6 +28,8 @@ def read(files: Files, lowercase: bool | None, words: str | None) -> ByteBPE:
     else:
       vocabulary, merges = _from_fairseq(files) if "encoder.json" in files.found else _from_vocab(files)
       settings = _settings(files.config)
+      vocabulary, added = beside(files, vocabulary, settings.specials)
+      settings = dataclasses.replace(settings, added=added)
     settings = dataclasses.replace(settings, words=words or files.own.get("words", "pieces"))
     return ByteBPE(vocabulary, merges, settings, str(files.path))
 

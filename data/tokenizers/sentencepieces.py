@@ -14,34 +14,27 @@ final sigma otherwise.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import itertools
 import logging
 import os
 import random
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import sentencepiece
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as LibraryBackend
 
-from data.tokenizers import Encoding, Tokenizer, TokenizerError
-from data.tokenizers.backend import CONFIG_NAMES, check_list, check_text, check_words, write
+from data.tokenizers import TokenizerError
+from data.tokenizers.added import new_pieces
+from data.tokenizers.backend import CONFIG_NAMES, begins_with_mark, check_list, check_text, check_words, write
 from data.tokenizers.cleaning import clean, in_source
-from data.tokenizers.wordsegments import word_starts
-
-ModelProto = sentencepiece_model_pb2.ModelProto
-Piece = ModelProto.SentencePiece
+from data.tokenizers.unigram import SPACE, ModelProto, Piece, Unigram, parse
 
 SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 USER_DEFINED = ("(", ")", '"', "-", ".", "–", "£", "€")  # always pieces of their own
-SPACE = "▁"
 # Scores in tokenizer.json, which has no other place for it; those of learnt pieces lie between -100 and 0.
 COMMA_PENALTY = 100.0  # off the score of pieces such as "5,"
 UNUSED_SCORE = -1e6  # of pieces that no text gives
@@ -67,75 +60,45 @@ class Settings:
     check_words(self.words)
 
 
-class SentencePiece(Tokenizer):
-  """A unigram model with its settings.
+class SentencePiece(Unigram):
+  """A unigram model with its settings. Pieces added to it are control symbols of the model, behind all others.
 
-  Attributes:
-    model: the content of spiece.model.
+  A piece that ends in a comma after a digit ("▁1,") is encoded again without its comma, which becomes a piece of its
+  own, as in ALBERT's tokenization.py.
   """
 
   kind = "sentencepiece"
 
   def __init__(self, model: bytes, settings: Settings, source: str = "SentencePiece"):
-    self.model, self.settings = model, settings
-    self._proto, self._processor = _parse(model, source)
-    super().__init__([piece.piece for piece in self._proto.pieces], settings.specials, source)
+    self.settings = settings
+    parsed = parse(model, source)
+    vocabulary = [piece.piece for piece in parsed.proto.pieces]
+    controls = [piece.piece for piece in parsed.proto.pieces if piece.type == Piece.CONTROL]
+    added = [name for name in controls if name not in settings.specials]
+    first = marked_word if settings.words == "marks" else begins_word
+    begins = [*map(first, vocabulary)]
+    super().__init__(parsed, vocabulary, settings.specials, added, source, settings.words, begins)
     for i in (self.special.pad, self.special.cls, self.special.sep, self.special.mask):
-      if self._proto.pieces[i].type != Piece.CONTROL:
+      if self.vocabulary[i] not in controls:
         raise TokenizerError(
           f"tokenizer {source}: got an ordinary piece {self.vocabulary[i]!r}, want it as a control symbol, which no "
           "text gives; name the model's own special pieces in tokenizer_config.json"
         )
-    self._names = re.compile("|".join(f"({re.escape(name)})" for name in settings.specials))
-    self._around = np.array([getattr(self.special, name) for name in ("pad", "cls", "sep", "mask")])
-    self._begins = np.array([*map(begins_word, self.vocabulary)])
-    self._begins[self._around] = True
 
   def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
     return type(self), (self.model, self.settings, self.source)
 
+  def with_added(self, pieces: Sequence[str]) -> SentencePiece:
+    proto = ModelProto.FromString(self.model)
+    for piece in new_pieces(self, pieces, self._names.fullmatch):
+      proto.pieces.add(piece=piece, score=0.0, type=Piece.CONTROL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return SentencePiece(proto.SerializeToString(deterministic=True), self.settings, self.source)
+
   def settings_dict(self) -> dict[str, Any]:
-    normalizer = self._proto.normalizer_spec
-    flags = ("add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces")
-    return dataclasses.asdict(self.settings) | {
-      "scores": [piece.score for piece in self._proto.pieces],
-      "types": [piece.type for piece in self._proto.pieces],
-      "charsmap": hashlib.sha256(normalizer.precompiled_charsmap).hexdigest(),
-      "normalizer": [getattr(normalizer, flag) for flag in flags],
-    }
-
-  def encode(self, texts: list[str], specials: bool = False) -> list[Encoding]:
-    """As `Tokenizer.encode`.
-
-    A piece that ends in a comma after a digit ("▁1,") is encoded again without its comma, which becomes a piece of its
-    own, as in ALBERT's tokenization.py. The span of a piece has no white space at its ends; that of "▁" alone is
-    the next character's, whose word it begins.
-    """
-    check_list(texts)
-    for i, text in enumerate(texts):
-      check_text(text, i)
-    return [self._encode(text, specials) for text in texts]
-
-  def _encode(self, text: str, specials: bool) -> Encoding:
-    ids, spans, end = [np.empty(0, np.int32)], [np.empty((0, 2), np.int32)], 0
-    for name in self._names.finditer(text) if specials else ():
-      for part in (self._pieces(text, end, name.start()), ([self._ids[name.group()]], [name.span()])):
-        ids.append(np.array(part[0], np.int32))
-        spans.append(np.array(part[1], np.int32).reshape(-1, 2))
-      end = name.end()
-    last, last_spans = self._pieces(text, end, len(text))
-    ids.append(last)
-    spans.append(last_spans)
-    if specials:
-      ids = [np.array([self.special.cls], np.int32), *ids, np.array([self.special.sep], np.int32)]
-      spans = [np.zeros((1, 2), np.int32), *spans, np.zeros((1, 2), np.int32)]
-    joined, offsets = np.concatenate(ids), np.concatenate(spans)
-    if self.settings.words == "text":
-      return Encoding(joined, offsets, word_starts(text, offsets))
-    return Encoding(joined, offsets, self._begins[joined])
+    return dataclasses.asdict(self.settings) | self.model_dict()
 
   def _pieces(self, text: str, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32[n], spans int32[n, 2] in `text`) of text[first:end], in which nothing is special."""
     cleaned, source = clean(text[first:end], self.settings.lowercase, self.settings.keep_accents)
     found = self._processor.encode_as_offset_mapping(cleaned)
     ids, pieces, spans = found["ids"], found["pieces"], found["offsets"]
@@ -160,14 +123,6 @@ class SentencePiece(Tokenizer):
     same = text[first:end] == rest  # else the library's normalisation changed it: no finer span is known
     spans = [(first + a, first + b) if same else (span[0], end) for a, b in spans]
     return [*ids, self._processor.piece_to_id(",")], [*spans, (end, span[1])]
-
-  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
-    ids = [int(i) for i in ids]
-    pieces, around, words = self.pieces(ids), set(self._around.tolist()), []
-    for special, run in itertools.groupby(zip(ids, pieces, strict=True), lambda pair: pair[0] in around):
-      run = [piece for _, piece in run]
-      words += (run if specials else []) if special else ["".join(run).replace(SPACE, " ").strip()]
-    return " ".join(filter(None, words))
 
   def save(self, directory: str | os.PathLike[str], max_length: int | None = None) -> None:
     settings, names = self.settings, dict(zip(CONFIG_NAMES, self.settings.specials, strict=True))
@@ -228,31 +183,14 @@ def begins_word(piece: str) -> bool:
   )
 
 
+def marked_word(piece: str) -> bool:
+  """Whether a piece begins with a space or a punctuation mark."""
+  return piece.startswith(SPACE) or begins_with_mark(piece)
+
+
 def digit_comma(piece: str) -> bool:
   """Whether a piece ends in a comma after a digit."""
   return piece[-1:] == "," and piece[-2:-1].isdigit()
-
-
-def _parse(model: bytes, source: str) -> tuple[ModelProto, sentencepiece.SentencePieceProcessor]:
-  """The content of a .model file, and what runs it.
-
-  Raises:
-    TokenizerError: where it is no unigram model.
-  """
-  try:
-    proto, processor = ModelProto.FromString(model), sentencepiece.SentencePieceProcessor(model_proto=model)
-  except (DecodeError, RuntimeError) as error:
-    raise TokenizerError(
-      f"tokenizer {source}: got {str(error).splitlines()[0]}, want a SentencePiece model; fetch the file again"
-    ) from None
-  if not proto.pieces:
-    raise TokenizerError(f"tokenizer {source}: got no pieces, want a SentencePiece model; fetch the file again")
-  spec = proto.trainer_spec
-  others = [name for name in ("byte_fallback", "treat_whitespace_as_suffix") if getattr(spec, name)]
-  if spec.model_type != spec.UNIGRAM or others:
-    got = " with ".join([spec.ModelType.Name(spec.model_type).lower(), *others])
-    raise TokenizerError(f"tokenizer {source}: got a model of type {got}, want unigram; use the model of an ALBERT")
-  return proto, processor
 
 
 def train(

@@ -22,6 +22,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from data.tokenizers import TokenizerError
+from data.tokenizers.added import files_of
 from data.tokenizers.backend import CONFIG_NAMES, LibraryTokenizer, check_list, check_text, check_words, write
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Settings:
   longest_word: int = 100  # characters; a longer word is [UNK]. BERT's released code: 200
   words: str = "pieces"  # where words start. pieces: where no prefix stands. text: in the text, see `wordsegments`
   specials: tuple[str, ...] = SPECIALS  # pad, unk, cls, sep, mask
-  added: tuple[tuple[str, bool], ...] = ()  # pieces found whole in any text, and whether as written or normalised
+  # Pieces that are found whole, and whether they are names, which only a text with special pieces has.
+  added: tuple[tuple[str, bool], ...] = ()
 
   def __post_init__(self) -> None:
     check_words(self.words)
@@ -57,10 +59,10 @@ class WordPiece(LibraryTokenizer):
   def __init__(self, vocabulary: Sequence[str], settings: Settings, source: str = "WordPiece"):
     continues = settings.prefix or None
     begins = [continues is None or not piece.startswith(continues) for piece in vocabulary]
-    super().__init__(vocabulary, settings.specials, source, settings.words, begins)
+    super().__init__(vocabulary, settings.specials, source, settings.words, begins, settings.added)
     self.settings = settings
     self.plain = _backend(self._ids, settings)
-    self.published = _publish(_backend(self._ids, settings), self._ids, settings.specials)
+    self.published = _publish(_backend(self._ids, settings), self._ids, settings.specials, self._named)
 
   def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
     return type(self), (self.vocabulary, self.settings, self.source)
@@ -69,6 +71,10 @@ class WordPiece(LibraryTokenizer):
   def unused(self) -> int:
     """How many [unusedN] pieces the vocabulary holds."""
     return sum(piece.startswith("[unused") for piece in self.vocabulary)
+
+  def with_added(self, pieces: Sequence[str]) -> WordPiece:
+    vocabulary, added = self._extended(pieces, self.settings.added)
+    return WordPiece(vocabulary, dataclasses.replace(self.settings, added=added), self.source)
 
   def settings_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self.settings)
@@ -82,11 +88,14 @@ class WordPiece(LibraryTokenizer):
       "tokenize_chinese_chars": settings.chinese_chars,
       **dict(zip(CONFIG_NAMES, settings.specials, strict=True)),
     }
+    beside, entries = files_of(settings.added, self.id_of)
+    config |= entries
     if max_length is not None:
       config["model_max_length"] = max_length
     files: dict[str, str | bytes] = {
       "vocab.txt": "".join(piece + "\n" for piece in self.vocabulary),
       "tokenizer.json": self.published.to_str(pretty=True) + "\n",
+      **beside,
     }
     write(directory, files, config, settings.words)
 
@@ -109,16 +118,16 @@ def _backend(ids: dict[str, int], settings: Settings) -> tokenizers.Tokenizer:
   )
   backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   backend.decoder = decoders.WordPiece(prefix=settings.prefix)
-  for piece, as_written in settings.added:
-    added = tokenizers.AddedToken(piece, special=as_written, normalized=not as_written)
-    (backend.add_special_tokens if as_written else backend.add_tokens)([added])
+  backend.add_tokens([piece for piece, is_name in settings.added if not is_name])
   return backend
 
 
-def _publish(backend: tokenizers.Tokenizer, ids: dict[str, int], names: Sequence[str]) -> tokenizers.Tokenizer:
+def _publish(
+  backend: tokenizers.Tokenizer, ids: dict[str, int], names: Sequence[str], added: Sequence[str]
+) -> tokenizers.Tokenizer:
   """Adds what published files add: special pieces are found in the text, and cls and sep put around it."""
   _, _, cls, sep, _ = names
-  backend.add_special_tokens(list(names))
+  backend.add_special_tokens([*names, *added])
   backend.post_processor = processors.TemplateProcessing(
     single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
   )

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from data.tokenizers import Files, TokenizerError
+from data.tokenizers.added import beside
 from data.tokenizers.backend import check_same, pieces_of_json, read_lines, reading, special_names
 from data.tokenizers.wordpiece import SPECIALS, Settings, WordPiece
 
@@ -23,12 +24,14 @@ def read(files: Files, lowercase: bool | None, words: str | None) -> WordPiece:
 
 
 def _from_vocab(files: Files) -> tuple[list[str], Settings]:
-  config, vocabulary = files.config, _read_vocab(files.found["vocab.txt"])
+  config, specials = files.config, special_names(files.config, SPECIALS)
+  vocabulary, added = beside(files, _read_vocab(files.found["vocab.txt"]), specials)
   return vocabulary, Settings(
     lowercase=config["do_lower_case"] if "do_lower_case" in config else _looks_uncased(files.path, vocabulary),
     strip_accents=config.get("strip_accents"),
     chinese_chars=config.get("tokenize_chinese_chars", True),
-    specials=special_names(config, SPECIALS),
+    specials=specials,
+    added=added,
   )
 
 

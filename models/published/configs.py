@@ -13,6 +13,7 @@ import numpy as np
 from models.encoder import EncoderConfig
 from models.layers import Init
 from models.published.errors import WeightsError
+from models.published.luke_tables import TASKS
 from models.stack import Sharing
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -42,10 +43,12 @@ DEFAULTS = {
   | NO_DROPOUT
   | {"hidden_act": "gelu_new", "embedding_size": 128, "num_hidden_groups": 1, "inner_group_num": 1},
   "electra": COMMON | {"embedding_size": 128},
+  "luke": COMMON | {"pad_token_id": 1},
 }
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # ALBERT's sublayers may be shared each in its own way, for which config.json has one key; these are ours.
 OWN_GROUPS = ("num_attention_groups", "num_ffn_groups")
+OFFSET = ("roberta", "luke")  # families whose positions begin behind the padding's row
 HEAD_SIZE = 64  # of every released BERT, ALBERT and ELECTRA but ALBERT's xlarge
 
 
@@ -74,11 +77,7 @@ def encoder_fields(config: Mapping[str, Any], family: str, source: str, dtype: A
     raise WeightsError(f"weights {source}: config.json: hidden_act is {stated['hidden_act']!r}, want one of {known}")
 
   def count(key: str, least: int = 1) -> int:
-    if key not in stated:
-      raise WeightsError(f"weights {source}: config.json: has no {key}, want the whole file")
-    if not isinstance(stated[key], int) or isinstance(stated[key], bool) or stated[key] < least:
-      raise WeightsError(f"weights {source}: config.json: {key} is {stated[key]!r}, want a whole number from {least}")
-    return stated[key]
+    return whole_number(stated, key, source, least)
 
   def number(key: str) -> float:
     if not isinstance(stated[key], int | float) or stated[key] < 0:
@@ -88,7 +87,7 @@ def encoder_fields(config: Mapping[str, Any], family: str, source: str, dtype: A
   vocab, hidden, layers, heads, ffn = map(count, SIZES)
   if hidden % heads:
     raise WeightsError(f"weights {source}: config.json: hidden_size {hidden} is no multiple of {heads} heads, want one")
-  offset = count("pad_token_id", 0) + 1 if family == "roberta" else 0
+  offset = count("pad_token_id", 0) + 1 if family in OFFSET else 0
   groups, inner = (count("num_hidden_groups"), count("inner_group_num")) if family == "albert" else (layers, 1)
   own = [count(key) if key in stated else groups for key in OWN_GROUPS]
   return {
@@ -110,6 +109,15 @@ def encoder_fields(config: Mapping[str, Any], family: str, source: str, dtype: A
     "zero_padding": offset - 1 if offset else None,
     "dtype": dtype,
   }
+
+
+def whole_number(stated: Mapping[str, Any], key: str, source: str, least: int = 1) -> int:
+  """A key of a config.json; WeightsError where it is missing or no whole number from `least`."""
+  if key not in stated:
+    raise WeightsError(f"weights {source}: config.json: has no {key}, want the whole file")
+  if not isinstance(stated[key], int) or isinstance(stated[key], bool) or stated[key] < least:
+    raise WeightsError(f"weights {source}: config.json: {key} is {stated[key]!r}, want a whole number from {least}")
+  return stated[key]
 
 
 def published_config(c: EncoderConfig, family: str, heads: Sequence[str], special: Mapping[str, int]) -> dict[str, Any]:
@@ -138,7 +146,7 @@ def published_config(c: EncoderConfig, family: str, heads: Sequence[str], specia
     "tie_word_embeddings": True,
     "torch_dtype": "float32",
   }
-  if family in ("roberta", "albert"):
+  if family in ("roberta", "albert", "luke"):
     config |= {"bos_token_id": special["cls"], "eos_token_id": special["sep"]}
   if family in ("albert", "electra"):
     config["embedding_size"] = c.embedding
@@ -151,7 +159,7 @@ def published_config(c: EncoderConfig, family: str, heads: Sequence[str], specia
 
 
 def _refuse_inexpressible(c: EncoderConfig, family: str, heads: Sequence[str], special: Mapping[str, int]) -> None:
-  offset = special["pad"] + 1 if family == "roberta" else 0
+  offset = special["pad"] + 1 if family in OFFSET else 0
   shared = c.sharing != Sharing(c.layers, c.layers)
   problems = {
     f"positions begin at row {c.position_offset}, want {offset}": c.position_offset != offset,
@@ -165,8 +173,16 @@ def _refuse_inexpressible(c: EncoderConfig, family: str, heads: Sequence[str], s
 
 
 def refuses_activation(family: str, heads: Sequence[str], activation: str) -> bool:
-  """Whether transformers computes another head: RoBERTa's and that of ELECTRA's generator always have the erf GELU."""
-  return family in ("roberta", "electra") and "mlm" in heads and activation != "gelu"
+  """Whether transformers' head is another: RoBERTa's, LUKE's and ELECTRA's generator's always have the erf GELU."""
+  return family in ("roberta", "electra", "luke") and "mlm" in heads and activation != "gelu"
+
+
+def refuse_activation(family: str, has: Sequence[str], activation: str, source: str) -> None:
+  """WeightsError where `refuses_activation`."""
+  if refuses_activation(family, has, activation):
+    raise WeightsError(
+      f"weights {source}: config.json: hidden_act is {activation}, want gelu: transformers gives this head no other"
+    )
 
 
 # Family -> what a model's heads make it, the first that it has all of
@@ -187,6 +203,12 @@ ARCHITECTURES: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
     (frozenset(("rtd",)), "ElectraForPreTraining"),
     (frozenset(("mlm",)), "ElectraForMaskedLM"),
     (frozenset(), "ElectraModel"),
+  ),
+  "luke": (
+    *((frozenset((head,)), task.architecture) for head, task in TASKS.items()),
+    (frozenset(("mlm",)), "LukeForMaskedLM"),
+    (frozenset(("entity",)), "LukeForMaskedLM"),
+    (frozenset(), "LukeModel"),
   ),
 }
 ARCHITECTURES["spanbert"] = ARCHITECTURES["bert"]

@@ -34,7 +34,7 @@ DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
   """The object in config.json. Raises WeightsError where there is none, or SHA256SUMS says otherwise."""
   verify(folder, [CONFIG])
-  return _json_object(Path(folder, CONFIG))
+  return read_object(Path(folder, CONFIG))
 
 
 def read_tensors(folder: str | os.PathLike[str], pytorch_bin: bool = False) -> dict[str, np.ndarray]:
@@ -151,7 +151,7 @@ def _weights_file(folder: Path, pytorch_bin: bool) -> str:
 
 def _read_parts(index: Path, load: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """The tensors of all parts; the index and the parts must agree on which file holds which."""
-  where = _json_object(index).get("weight_map")
+  where = read_object(index).get("weight_map")
   if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
     raise WeightsError(f"weights {index}: has no weight_map from tensors to files; download it again")
   parts = sorted(set(where.values()))
@@ -193,6 +193,8 @@ def _load_pytorch(path: Path) -> dict[str, np.ndarray]:
   except Exception as error:  # unpickling damaged or hostile bytes raises errors of many kinds
     reason = str(error).split("\n")[0]
     raise WeightsError(f"weights {path}: cannot be read as weights alone ({reason}); want {SAFETENSORS}") from error
+  if isinstance(state, dict) and isinstance(state.get("module"), dict):  # DeepSpeed's files nest the weights
+    state = state["module"]
   if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
     raise WeightsError(f"weights {path}: holds more than tensors by name, want a state dict; save it as {SAFETENSORS}")
   try:
@@ -208,7 +210,8 @@ def _from_torch(torch: Any, tensor: Any) -> np.ndarray:
   return tensor.numpy()
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+  """The object in a JSON file; WeightsError where there is none."""
   try:
     value = json.loads(path.read_bytes())
   except (OSError, ValueError) as error:

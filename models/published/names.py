@@ -65,6 +65,7 @@ LINEAR_FROM_HEADS = Layout(split=2, transpose=True)  # kernels [N, H, D] as PyTo
 KERNEL = Layout(split=1)  # kernels [D, ...outputs] as TensorFlow's [D, outputs]
 KERNEL_FROM_HEADS = Layout(split=2)  # kernels [N, H, D] as TensorFlow's [N*H, D]
 VOCAB = Layout(padded="vocab")  # [V', ...] as [V, ...]
+ENTITIES = Layout(padded="entities")  # the same of a table of entities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Entry:
     alike and must hold the same bits when read.
   aliases: further names that files may have for an unstacked leaf (tied tables). They are never written; when read,
     any of the names suffices and all that are there must hold the same bits.
+  repeats: aliases that are written as well, for readers that do not tie them by themselves.
   """
 
   path: str
@@ -83,23 +85,31 @@ class Entry:
   layout: Layout = SAME
   rows: tuple[int, ...] | None = None
   aliases: tuple[str, ...] = ()
+  repeats: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.rows is None and len(self.names) != 1 or self.rows is not None and len(self.rows) != len(self.names):
       raise ValueError(f"entry {self.path}: got {len(self.names)} names, want one a row, or one and no rows")
-    if self.aliases and self.rows is not None:
+    if (self.aliases or self.repeats) and self.rows is not None:
       raise ValueError(f"entry {self.path}: got aliases of a stacked leaf, want none")
     if self.rows is not None and set(self.rows) != set(range(len(set(self.rows)))):
       raise ValueError(f"entry {self.path}: got rows {self.rows}, want every row from 0 on")
+
+  @property
+  def spellings(self) -> tuple[str, ...]:
+    """Every name under which the leaf may stand in a file."""
+    return (*self.names, *self.repeats, *self.aliases)
 
   def shape(self, leaf: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Shape of each published tensor."""
     return self.layout.shape(leaf if self.rows is None else leaf[1:], sizes)
 
 
-def leaf(path: str, name: str, layout: Layout = SAME, aliases: Sequence[str] = ()) -> Entry:
+def leaf(
+  path: str, name: str, layout: Layout = SAME, aliases: Sequence[str] = (), repeats: Sequence[str] = ()
+) -> Entry:
   """The entry of a leaf that is published as one tensor."""
-  return Entry(path, (name,), layout, aliases=tuple(aliases))
+  return Entry(path, (name,), layout, aliases=tuple(aliases), repeats=tuple(repeats))
 
 
 def stacked(
@@ -133,7 +143,7 @@ class Table:
 
   def __post_init__(self):
     paths = [entry.path for entry in self.entries]
-    names = [name for entry in self.entries for name in (*entry.names, *entry.aliases)] + list(self.fixed)
+    names = [name for entry in self.entries for name in entry.spellings] + list(self.fixed)
     for what, items in (("path", paths), ("name", names)):
       twice = sorted(item for item, times in Counter(items).items() if times > 1)
       if twice:
@@ -171,6 +181,7 @@ def to_published(params: Mapping[str, Any], table: Table, sizes: Mapping[str, in
     _refuse_unfit(entry, array.shape, sizes)
     for name, row in zip(entry.names, entry.rows or (None,)):
       tensors[name] = entry.layout.store(array if row is None else array[row], sizes)
+    tensors |= {name: tensors[entry.names[0]] for name in entry.repeats}
   return tensors | {name: np.array(value, order="C") for name, value in table.fixed.items()}
 
 
@@ -213,7 +224,7 @@ def from_published(
       if rows is not None:
         loaded[entry.path] = rows[0] if entry.rows is None else np.stack([rows[i] for i in range(len(rows))])
   _check_fixed(table, tensors, stored, problems)
-  known = {name for entry in table.entries for name in (*entry.names, *entry.aliases)} | set(table.fixed)
+  known = {name for entry in table.entries for name in entry.spellings} | set(table.fixed)
   for name in sorted(stored.keys() - known):
     problems.append(f"extra {_described(stored[name], tensors[stored[name]])}")
   if problems:
@@ -275,7 +286,7 @@ def _absent(table: Table, present: Mapping[str, str], optional: Sequence[str]) -
   absent: set[str] = set()
   for pattern in optional:
     group = [entry for entry in table.entries if re.search(pattern, entry.path)]
-    if not any(name in present for entry in group for name in (*entry.names, *entry.aliases)):
+    if not any(name in present for entry in group for name in entry.spellings):
       absent |= {entry.path for entry in group}
   return absent
 
@@ -290,13 +301,13 @@ def _rows(
 ) -> dict[int, np.ndarray] | None:
   """{row: array in our layout}, row 0 for an unstacked leaf; None, and the problems, if a row cannot be had."""
   shape = entry.shape(want.shape, sizes)
-  names = dict(zip(entry.names, entry.rows)) if entry.rows else dict.fromkeys((*entry.names, *entry.aliases), 0)
+  names = dict(zip(entry.names, entry.rows)) if entry.rows else dict.fromkeys(entry.spellings, 0)
   any_suffices = entry.rows is None and any(name in stored for name in names)
   found: dict[int, tuple[str, np.ndarray]] = {}
   known = len(problems)
   for name, row in names.items():
     if name not in stored:
-      if not any_suffices and name not in entry.aliases:
+      if not any_suffices and name in entry.names:
         problems.append(f"missing {name} {np.dtype(want.dtype)}{list(shape)}")
       continue
     tensor = tensors[stored[name]]

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.batch import Tokens
+from data.batch import Entities, Tokens
+from models.luke import Luke
 from models.paths import matches, merge, named_leaves
-from models.published import tables
+from models.published import luke_tables, tables
 from models.published.errors import listed
 from models.published.names import Table, from_published, widened
 
@@ -41,9 +42,17 @@ MARKS = {
     "restore": r"^discriminator_restoration\.",
     "gate": r"^discriminator_gate\.",
   },
+  "luke": {
+    "mlm": r"^lm_head\.dense\.",
+    "entity": r"^entity_predictions\.transform\.",
+    "pooler": r"^(luke\.)?pooler\.dense\.",
+  },
 }
-PUBLISHED_HEADS = {"bert": ("mlm", "pair"), "roberta": ("mlm",), "albert": ("mlm", "pair")}  # of pretraining
-TABLES = {"bert": tables.bert, "roberta": tables.roberta, "albert": tables.albert}
+# Family -> heads of pretraining
+PUBLISHED_HEADS = {
+  "bert": ("mlm", "pair"), "roberta": ("mlm",), "albert": ("mlm", "pair"), "luke": ("mlm", "entity"),
+}  # fmt: skip
+TABLES = {"bert": tables.bert, "roberta": tables.roberta, "albert": tables.albert, "luke": luke_tables.luke}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,5 +116,7 @@ def lacks(model: Any, family: str) -> tuple[str, ...]:
 def shapes_of(model: Any) -> dict:
   """Shapes of a model's parameters."""
   zeros = np.zeros((1, 2), np.int32)
-  tokens = Tokens(ids=zeros, types=zeros, segments=zeros, positions=zeros)
-  return jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, method="everything")["params"])
+  given = (Tokens(ids=zeros, types=zeros, segments=zeros, positions=zeros),)
+  if isinstance(model, Luke):
+    given += (Entities(ids=zeros, positions=zeros[..., None], segments=zeros),)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), *given, method="everything")["params"])

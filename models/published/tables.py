@@ -179,7 +179,8 @@ def table(
   values = dict(fixed or {})
   if not c.types:
     values[s.join(f"{model}/{TYPE_TABLE}", s.table)] = np.zeros((1, c.embedding), np.float32)
-  bare = (r"^(embeddings|embeddings_project|encoder|pooler)\.", rf"{model}.\1.")  # files of a model without heads
+  # files of a model without heads
+  bare = (r"^(embeddings|embeddings_project|entity_embeddings|encoder|pooler)\.", rf"{model}.\1.")
   return Table(tuple(entries), values, IGNORED, (*OLDER, bare) if s is TORCH else ((r"^module/", ""),))
 
 

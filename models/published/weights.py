@@ -16,9 +16,10 @@ import numpy as np
 from models.bert import Bert, BertConfig
 from models.electra import Electra, ElectraConfig
 from models.encoder import EncoderConfig
+from models.luke import Luke, LukeConfig
 from models.paths import merge, named_leaves
-from models.published import electra_tables, files, tables
-from models.published.configs import encoder_fields, family_of, published_config, refuses_activation
+from models.published import electra_tables, files, luke_files, luke_tables, tables
+from models.published.configs import encoder_fields, family_of, published_config, refuse_activation
 from models.published.errors import WeightsError, listed
 from models.published.names import Table, to_published
 from models.published.parts import MARKS, TABLES, Published, Stored, chosen, lacks, params_of, shapes_of, stored
@@ -64,14 +65,18 @@ def load(
 
 
 def _read(folder: Path, pytorch_bin: bool, drop: Sequence[str]) -> Stored:
-  config = files.read_config(folder)
-  return stored(files.read_tensors(folder, pytorch_bin), config, str(folder), drop)
+  config = luke_files.archive_config(folder) if luke_files.is_archive(folder) else files.read_config(folder)
+  found = stored(files.read_tensors(folder, pytorch_bin), config, str(folder), drop)
+  return luke_files.completed(found) if config.get("model_type") == "luke" else found
 
 
 def _single(found: Stored, family: str, dtype: Any) -> tuple[Any, Table]:
   """The model of one folder, and its table."""
+  if family == "luke":
+    luke = luke_files.config_of(found, dtype)
+    return Luke(luke), luke_tables.luke(luke)
   has, fields = found.has(family), encoder_fields(found.config, family, found.source, dtype)
-  _refuse_activation(family, has, fields["activation"], found.source)
+  refuse_activation(family, has, fields["activation"], found.source)
   fields["types"] = 0 if _typeless(found.tensors) else fields["types"]
   fields["projection"] = fields["embedding"] != fields["hidden"] or _maps(found.tensors)
   if family == "electra" and "mlm" not in has:
@@ -89,13 +94,6 @@ def _single(found: Stored, family: str, dtype: Any) -> tuple[Any, Table]:
     return SpanBert(config), tables.bert(config)
   config = BertConfig(**fields)
   return Bert(config), TABLES[family](config, tables.TORCH)
-
-
-def _refuse_activation(family: str, has: Sequence[str], activation: str, source: str) -> None:
-  if refuses_activation(family, has, activation):
-    raise WeightsError(
-      f"weights {source}: config.json: hidden_act is {activation}, want gelu: transformers gives this head no other"
-    )
 
 
 def _typeless(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -129,7 +127,7 @@ def _load_pair(folder: Path, dtype: Any, pytorch_bin: bool, drop: Sequence[str])
   if len(ties) > 1 or not ties <= {"embeddings", "all", "none"}:
     got = ", ".join(sorted(map(str, ties)))
     raise WeightsError(f"weights {folder}: config.json: {TIE} is {got}, want embeddings, all or none in both")
-  _refuse_activation("electra", parts["generator"].has("electra"), fields["generator"]["activation"], str(folder))
+  refuse_activation("electra", parts["generator"].has("electra"), fields["generator"]["activation"], str(folder))
   has = {part for own in parts.values() for part in own.has("electra")}
   heads = tuple(part for part in MARKS["electra"] if part in has)
   generator = EncoderConfig(**fields["generator"])
@@ -160,6 +158,7 @@ def save(
   params: Mapping[str, Any],
   special: Mapping[str, int],
   extra: Callable[[Path], None] = lambda folder: None,
+  labels: Sequence[str] = (),
 ) -> None:
   """Writes a folder that transformers loads, whole or not at all, with SHA256SUMS.
 
@@ -167,15 +166,17 @@ def save(
 
   Args:
     special: ids of the tokenizer's pad, cls and sep.
+    labels: names of the outputs of a task's head.
     extra: called with each unfinished folder that has a config.json, to put the tokenizer's files there.
   Raises:
     WeightsError: the folder holds other things, the parameters are not the model's, or no published layout holds it.
   """
   written = {}
-  for name, (config, heads, table, own) in _parts(family, model.config).items():
+  parts = _parts(family, model.config, labels)
+  for name, (config, heads, table, own) in parts.items():
     stated = published_config(config, family, heads, special) | own
     written[name] = (stated, to_published(chosen(params, table), table, model.table_sizes()))
-  _refuse_left(params, [table for _, _, table, _ in _parts(family, model.config).values()])
+  _refuse_left(params, [table for _, _, table, _ in parts.values()])
   with files.exporting(folder) as partial:
     for name, (config, tensors) in written.items():
       place = partial / name
@@ -185,8 +186,12 @@ def save(
       extra(place)
 
 
-def _parts(family: str, config: Any) -> dict[str, tuple[EncoderConfig, tuple[str, ...], Table, dict[str, Any]]]:
-  """Folder below the export's -> config, heads, table, and keys of ours."""
+def _parts(
+  family: str, config: Any, labels: Sequence[str]
+) -> dict[str, tuple[EncoderConfig, tuple[str, ...], Table, dict[str, Any]]]:
+  """Folder below the export's -> config, heads, table, and further keys of its config.json."""
+  if isinstance(config, LukeConfig):
+    return {"": (config, config.heads_on_top, luke_tables.luke(config), luke_files.config_keys(config, labels))}
   if not isinstance(config, ElectraConfig):
     if family == "electra":
       return {"": (config, config.heads_on_top, electra_tables.generator(config), {})}

@@ -5,7 +5,8 @@
 Counts are those of the whole model as it is pretrained, padding of the vocabulary aside, without making it; `published`
 is what the papers say. Errors are the largest against transformers in float32 on padded rows, at the published widths
 with --layers of the layers (2; 0 = all of them): of hidden states and logits, and of gradients, relative to each
-parameter's largest. Random weights, exported and loaded by transformers. Needs the extra [parity].
+parameter's largest. Random weights, exported and loaded by transformers. LUKE's are measured with a pooler, and with
+ROWS of its tables at most; what is published of it counts the pooler and no heads. Needs the extra [parity].
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import models
-from configs import albert, bert, electra, roberta, spanbert
+from configs import albert, bert, electra, luke, roberta, spanbert
 from models.electra import Electra
 from models.encoder import EncoderConfig
+from models.luke import Luke
 from models.paths import named_leaves
 from models.published import weights
 from models.published.parts import shapes_of
 from models.sharding import count_parameters
 from models.spanbert import SpanBert
+from tests import luke_models, parity_models
 from tests.parity_models import (
   Case,
   errors,
-  example,
   from_pretrained,
   in_our_layout,
-  ours,
   random_params,
   relative_errors,
   table_of,
-  theirs,
 )  # fmt: skip
 
-RECIPES = {"albert": albert, "bert": bert, "electra": electra, "roberta": roberta, "spanbert": spanbert}
+RECIPES = {"albert": albert, "bert": bert, "electra": electra, "luke": luke, "roberta": roberta, "spanbert": spanbert}
+ROWS = {"vocab_size": 50_265, "entity_vocab_size": 10_000}
 # Recipe -> variant -> parameters as published, in millions: the papers' tables, and README files of the code
 PUBLISHED = {
   "bert": {
@@ -51,6 +52,10 @@ PUBLISHED = {
   "albert": {"base": "12", "large": "18", "xlarge": "60", "xxlarge": "235"},
   "electra": {"small_plus": "14", "base": "110", "large": "335"},
   "spanbert": {"base": "110", "large": "340"},
+  "luke": {
+    "base": "253", "large": "484", "base,queries=4": "274", "large,queries=4": "560", "mluke_base": "586",
+    "mluke_large": "868",
+  },
 }  # fmt: skip
 
 
@@ -98,6 +103,8 @@ def _with_layers(model: Any, most: int) -> Any:
     config = dataclasses.replace(config, generator=cut(config.generator))
   if isinstance(model, SpanBert):
     config = dataclasses.replace(config, heads_on_top=tuple(head for head in config.heads_on_top if head != "sbo"))
+  if isinstance(model, Luke):
+    config = dataclasses.replace(config, pooler=True, **{key: min(getattr(config, key), n) for key, n in ROWS.items()})
   return type(model)(config)
 
 
@@ -110,10 +117,10 @@ def _belongs(path: str, network: str) -> bool:
 def measure(family: str, folder: Path) -> tuple[float, float, int]:
   """Largest error of outputs, largest relative error of gradients, and layers, of a network in a folder."""
   found = weights.load(folder)
-  case = Case(family, found.model)
-  given = example(case)
-  own, gradients = ours(case, found.params, given)
-  other, their_gradients = theirs(from_pretrained(folder), given)
+  case, peer = Case(family, found.model), luke_models if family == "luke" else parity_models
+  given = peer.example(case)
+  own, gradients = peer.ours(case, found.params, given)
+  other, their_gradients = peer.theirs(from_pretrained(folder), given)
   wanted = in_our_layout(their_gradients, table_of(case), case.model)
   relative = relative_errors(named_leaves(gradients), wanted)
   return max(errors(own, other).values()), max(relative.values()), found.model.config.layers

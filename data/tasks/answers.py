@@ -1,0 +1,191 @@
+"""Questions to rows, and logits over columns to answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from data.tasks import links, pieces
+from data.tasks.pieces import Pieces
+from data.tasks.questions import QuestionExample
+from data.tasks.rows import TaskError, TaskRow
+from data.tokenizers import Tokenizer
+
+_WORD = re.compile("[^ \t\r\n\u202f]+")  # what the published programs take for space
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Window:
+  """Where the pieces of a window stand.
+
+  Attributes:
+    begin: column of its first piece.
+    first: number of that piece in the passage.
+    offsets: int32[n, 2], characters of the passage.
+    best: bool[n], whether the piece has the most context here: an answer may begin with it in this window alone.
+  """
+
+  begin: int
+  first: int
+  offsets: np.ndarray
+  best: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRows:
+  """Questions to rows: `<s> question </s></s> window </s>`, labels the columns where the first answer begins and ends.
+
+  The labels are those of the fewest pieces that hold the answer. A window without the whole answer, and a question that
+  has none, have column 0 twice.
+
+  Attributes:
+    max_length: tokens of a row.
+    max_query: pieces of the question, its beginning.
+    stride: pieces from one window of the passage to the next.
+    links: title of an article -> what the texts of its links mean (`data.tasks.links.known_texts`), for entities of the
+      model's whole table in question and window; None = rows without entities.
+  """
+
+  max_length: int = 512
+  max_query: int = 64
+  stride: int = 128
+  links: Callable[[str], links.Known] | None = None
+
+  def __call__(self, examples: Sequence[QuestionExample], tokenizer: Tokenizer, labels: Sequence[str]) -> list[TaskRow]:
+    """Rows of two labels; their `window` is a Window. Weights are 0 where nobody says what is right."""
+    texts = dict.fromkeys(example.passage for example in examples)
+    found = [list(_WORD.finditer(text)) for text in texts]
+    encoded = pieces.words(tokenizer, [([word[0] for word in each], [True] * len(each)) for each in found])
+    passages = dict(zip(texts, (_shifted(*each) for each in zip(encoded, found, strict=True)), strict=True))
+    questions = pieces.encode(tokenizer, [(e.question, [(0, len(e.question))]) for e in examples])
+    found = functools.cache(lambda passage, title: links.find(passage, passages[passage][1], self.links(title)))
+    rows = []
+    for i, (example, question) in enumerate(zip(examples, questions, strict=True)):
+      asked, offsets = question.ids[: self.max_query], question.offsets[: self.max_query]
+      own = list(self._rows(i, example, asked, *passages[example.passage], tokenizer))
+      if self.links is not None:
+        here = links.find(example.question, offsets, self.links(example.title))
+        own = [_with_entities(row, here, found(example.passage, example.title)) for row in own]
+      rows += own
+    return rows
+
+  def _rows(
+    self,
+    i: int,
+    example: QuestionExample,
+    asked: np.ndarray,
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    tokenizer: Tokenizer,
+  ) -> Iterator[TaskRow]:
+    room = self.max_length - len(asked) - pieces.pair_room(tokenizer)
+    if room < 1:
+      raise TaskError(
+        f"{example.where}: got a question of {len(asked)} pieces, want room for the passage: raise max_length"
+      )
+    windows = pieces.windows(len(ids), room, self.stride)
+    answer, best = _pieces_of(example, offsets), _best(windows, len(ids))
+    known = np.full(2, bool(example.answers) or example.impossible, np.float32)
+    for number, (first, end) in enumerate(windows):
+      whole, types, begin = pieces.pair(tokenizer, asked, ids[first:end])
+      inside = answer is not None and first <= answer[0] and answer[1] < end
+      columns = np.array(answer, np.int32) - first + begin if inside else np.zeros(2, np.int32)
+      window = Window(begin, first, offsets[first:end], best[number, first:end])
+      yield TaskRow(whole, types, columns, known, example=i, window=window)
+
+
+def _with_entities(row: TaskRow, asked: Sequence[links.Mention], told: Sequence[links.Mention]) -> TaskRow:
+  """The row with the mentions of its question and those of the passage that its window holds."""
+  window = row.window
+  end = window.first + len(window.offsets)
+  mentions = links.inside(asked, 0, len(row), 1) + links.inside(told, window.first, end, window.begin)
+  ids = np.array([entity for entity, _ in mentions], np.int32)
+  return dataclasses.replace(row, entities=ids, mentions=tuple(columns for _, columns in mentions))
+
+
+def _shifted(encoded: Pieces, found: Sequence[re.Match]) -> tuple[np.ndarray, np.ndarray]:
+  """Ids, and offsets that count from the passage's first character."""
+  firsts = np.repeat(np.array([word.start() for word in found], np.int32), np.diff(encoded.parts))
+  return encoded.ids, encoded.offsets + firsts[:, None]
+
+
+def _pieces_of(example: QuestionExample, offsets: np.ndarray) -> tuple[int, int] | None:
+  """First and last piece of the first answer; None where there is none."""
+  if not example.answers:
+    return None
+  start, end = example.answers[0].start, example.answers[0].start + len(example.answers[0].text)
+  first = int(np.searchsorted(offsets[:, 1], start, side="right"))
+  last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
+  return (first, last) if first <= last else None
+
+
+def _best(windows: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+  """bool[number of windows, size]: in which window each piece has the most context, the first of equals.
+
+  Context is the shorter of the two sides' pieces, and a hundredth of the window's length (BERT's run_squad.py).
+  """
+  at, edges = np.arange(size), np.array(windows)[:, :, None]
+  context = np.minimum(at - edges[:, 0], edges[:, 1] - 1 - at) + 0.01 * (edges[:, 1] - edges[:, 0])
+  context = np.where((at >= edges[:, 0]) & (at < edges[:, 1]), context, -np.inf)
+  return np.argmax(context, axis=0) == np.arange(len(windows))[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerDecoder:
+  """Logits to answers, as BERT's run_squad.py does.
+
+  Attributes:
+    n_best: first and last columns that are tried, those of the highest logits of a window.
+    max_answer: pieces of the longest answer.
+    unanswerable: whether a question may have no answer; then it has none ("") where the lowest sum of column 0's logits
+      over the windows exceeds the best answer's sum by more than `threshold`.
+  """
+
+  n_best: int = 20
+  max_answer: int = 30
+  unanswerable: bool = False
+  threshold: float = 0.0
+
+  def __call__(
+    self,
+    examples: Sequence[QuestionExample],
+    rows: Sequence[TaskRow],
+    logits: Sequence[np.ndarray],
+    labels: Sequence[str],
+  ) -> list[str]:
+    """The answer to each question: the text of its passage from the first piece to the last; "" where none is possible.
+
+    White space in it is one space. logits: float32[n, 2] or longer of each row of n tokens.
+    """
+    best = [(-np.inf, "")] * len(examples)
+    nothing = np.full(len(examples), np.inf)
+    for row, values in zip(rows, logits, strict=True):
+      passage, i = examples[row.example].passage, row.example
+      score, characters = self._best_span(row.window, np.asarray(values[: len(row)], np.float64))
+      if score > best[i][0]:
+        best[i] = (score, " ".join(passage[slice(*characters)].split()))
+      nothing[i] = min(nothing[i], float(values[0].sum()))
+    if not self.unanswerable:
+      return [text for _, text in best]
+    return ["" if none - score > self.threshold else text for none, (score, text) in zip(nothing, best, strict=True)]
+
+  def _best_span(self, window: Window, logits: np.ndarray) -> tuple[float, tuple[int, int]]:
+    """(sum of logits, characters of the passage) of the best answer in a window; -inf where there is none."""
+    starts, ends = (self._tried(logits[:, side], window) for side in (0, 1))
+    starts = starts[window.best[starts]]
+    extra = ends - starts[:, None]
+    sums = logits[starts + window.begin, 0][:, None] + logits[ends + window.begin, 1]
+    sums = np.where((extra >= 0) & (extra < self.max_answer), sums, -np.inf)
+    if not sums.size or sums.max() == -np.inf:
+      return -np.inf, (0, 0)
+    first, last = np.unravel_index(np.argmax(sums), sums.shape)
+    return float(sums[first, last]), (int(window.offsets[starts[first], 0]), int(window.offsets[ends[last], 1]))
+
+  def _tried(self, logits: np.ndarray, window: Window) -> np.ndarray:
+    """Pieces of the passage among the columns of the highest logits, by falling logit."""
+    found = np.argsort(-logits, kind="stable")[: self.n_best] - window.begin
+    return found[(found >= 0) & (found < len(window.offsets))]

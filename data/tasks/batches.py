@@ -1,0 +1,165 @@
+"""Rows of a task as batches: a batch holds a fixed number of examples, packed into as few short rows as they need.
+
+A batch is a pure function of the rows, a seed and a cursor. Its shape follows from the examples in it, so a run
+compiles one program for each of a few shapes: the width is the first of WIDTHS that its longest example fits, and
+numbers of rows, mentions and labels are rounded up to a short list of sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from data import draws
+from data.batch import Entities, Labelled, Tokens, validate
+from data.packing import pack
+from data.tasks.rows import TaskError, TaskRow
+
+WIDTHS = (32, 64, 128, 256, 384, 512)
+_FEW = 4  # mentions or labels of an example up to which each place of a row has room for so many
+_OPTIONAL = ("cls", "spans", "slots", "several")
+
+
+def rounded(number: int) -> int:
+  """The first of 1 to 8, 10, 12, 14, 16, 20, 24, 28, 32 ... that is at least `number`: a quarter more at most."""
+  step = 1 << max(0, (max(number, 1) - 1).bit_length() - 3)
+  return -(-max(number, 1) // step) * step
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What fixes the shape of a task's batches besides the examples in one of them.
+
+  Attributes:
+    length: tokens of the longest row that is allowed.
+    packed: S, the most examples of a row.
+    multiple: rows of a batch are a multiple of this (micro-batches times devices).
+    pad: id of padding.
+    mention: pieces of the longest mention.
+    columns: whether labels are columns of the example (answers) and not classes.
+  """
+
+  length: int
+  packed: int
+  multiple: int
+  pad: int
+  mention: int = 1
+  columns: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placed:
+  """A batch and where its examples stand.
+
+  rows: int32[R, S], index of the example in each place, -1 = none. columns, labels: int64[R, S], first column and first
+  label of each. sizes, counts: int64[N], columns and labels of each example.
+  """
+
+  batch: Labelled
+  rows: np.ndarray
+  columns: np.ndarray
+  labels: np.ndarray
+  sizes: np.ndarray
+  counts: np.ndarray
+
+  def parts(self, values: np.ndarray, by_column: bool) -> list[np.ndarray]:
+    """The part of `values` [R, K, ...] or, `by_column`, [R, L, ...] that belongs to each example."""
+    first, size = (self.columns, self.sizes) if by_column else (self.labels, self.counts)
+    found = [values[:0]] * len(size)
+    for row, place in zip(*np.nonzero(self.rows >= 0)):
+      example, begin = self.rows[row, place], first[row, place]
+      found[example] = values[row, begin : begin + size[example]]
+    return found
+
+
+def collate(examples: Sequence[TaskRow], shape: Shape) -> Placed:
+  """One batch of examples, each of which stands in exactly one row.
+
+  Raises:
+    TaskError: an example is longer than the rows may be.
+  """
+  sizes = np.array([len(example) for example in examples])
+  if sizes.max() > shape.length:
+    raise TaskError(
+      f"example {sizes.argmax()}: got {sizes.max()} tokens, want at most {shape.length}: raise data.length"
+    )
+  width = min(shape.length, next((width for width in WIDTHS if width >= sizes.max()), shape.length))
+  counts = [np.array([len(part(e)) for e in examples]) for part in (lambda e: e.labels, lambda e: e.mentions)]
+  few = [each.max() <= _FEW for each in counts]
+  room = [max(int(each.max()), 1) * (shape.packed if all_fit else 1) for each, all_fit in zip(counts, few)]
+  # A label or mention costs of the width what it takes of its own room, so none is ever left over.
+  rows = pack(
+    np.maximum(sizes, np.max([-(-width * each // most) for each, most in zip(counts, room)], 0)), width, shape.packed
+  )
+  wanted = shape.multiple * rounded(-(-len(rows) // shape.multiple))
+  rows = np.concatenate([rows, np.full((wanted - len(rows), shape.packed), -1, np.int32)])
+  taken = [np.where(rows >= 0, each[rows], 0) for each in (sizes, *counts)]
+  begins = [np.cumsum(each, axis=1) - each for each in taken]
+  fits = [most if all_fit else rounded(int(each.sum(1).max())) for each, most, all_fit in zip(taken[1:], room, few)]
+  return Placed(_fill(examples, rows, begins, (width, *fits), shape), rows, *begins[:2], sizes, counts[0])
+
+
+def _fill(examples, rows, begins, room, shape: Shape) -> Labelled:
+  width, most_labels, most_mentions = room
+  size, first = len(rows), examples[0]
+  tokens = {name: np.zeros((size, width), np.int32) for name in ("types", "segments", "positions")}
+  ids = np.full((size, width), shape.pad, np.int32)
+  own = {"labels": np.zeros((size, most_labels), np.int32), "weights": np.zeros((size, most_labels), np.float32)}
+  for name in _OPTIONAL:
+    if (value := getattr(first, name)) is not None:
+      own[name] = np.zeros((size, most_labels, *value.shape[1:]), value.dtype)
+  entity_ids, entity_segments = (np.zeros((size, most_mentions), np.int32) for _ in range(2))
+  entity_columns = np.full((size, most_mentions, shape.mention), -1, np.int32)
+  for row, place in zip(*np.nonzero(rows >= 0)):
+    example = examples[rows[row, place]]
+    column, label, mention = (begin[row, place] for begin in begins)
+    span = slice(column, column + len(example))
+    ids[row, span], tokens["types"][row, span] = example.ids, example.types
+    tokens["segments"][row, span], tokens["positions"][row, span] = place + 1, np.arange(len(example))
+    shift = {"cls": column, "spans": column, "slots": mention, "labels": column if shape.columns else 0}
+    for name, array in own.items():
+      array[row, label : label + len(example.labels)] = getattr(example, name) + shift.get(name, 0)
+    if example.entities is not None:
+      entity_ids[row, mention : mention + len(example.entities)] = example.entities
+      entity_segments[row, mention : mention + len(example.entities)] = place + 1
+      for number, columns in enumerate(example.mentions):
+        entity_columns[row, mention + number, : len(columns)] = columns + column
+  entities = None if first.entities is None else Entities(entity_ids, entity_columns, entity_segments)
+  batch = Labelled(Tokens(ids, **tokens), **own, entities=entities)
+  validate(batch)
+  return batch
+
+
+class TaskPipeline:
+  """Batches of a task's training rows.
+
+  Epoch e reads the rows in the order permutation(seed, "order", e); its last, partial batch is dropped, unless it is
+  the only one.
+  """
+
+  def __init__(self, rows: Sequence[TaskRow], batch_size: int, shape: Shape, seed: int):
+    if not len(rows):
+      raise TaskError("task: got no training example, want at least one")
+    self.rows, self.batch_size, self.shape, self.seed = rows, min(batch_size, len(rows)), shape, seed
+    self._order = functools.lru_cache(maxsize=2)(lambda epoch: draws.permutation(seed, "order", epoch, len(rows)))
+
+  @property
+  def epoch_size(self) -> int:
+    """Batches of an epoch."""
+    return len(self.rows) // self.batch_size
+
+  def batch(self, cursor: int, rows: slice | None = None) -> Labelled:
+    """Batch `cursor`, or the share of its rows (as fractions of the batch) that `rows` selects."""
+    epoch, number = divmod(cursor, self.epoch_size)
+    chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+    return collate([self.rows[i] for i in chosen], self.shape).batch
+
+
+def in_order(rows: Sequence[TaskRow], batch_size: int, shape: Shape) -> list[tuple[np.ndarray, Placed]]:
+  """Every row once, those of like length together: (numbers of the rows of a batch, the batch)."""
+  order = np.argsort([-len(row) for row in rows], kind="stable")
+  parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+  return [(part, collate([rows[i] for i in part], shape)) for part in parts]

@@ -1,0 +1,76 @@
+"""Reading the files of a task: every complaint names the file and the record or line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data.tasks.rows import TaskError
+
+_KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def read_text(path: Path) -> str:
+  """The content of a UTF-8 file, its byte order mark dropped and its line ends "\\n"; raises TaskError."""
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except FileNotFoundError:
+    raise TaskError(f"{path}: no such file, want a file of the task; see which files its folder must have") from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise TaskError(f"{path}: cannot be read as UTF-8 text ({error}): fetch it again") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+  """(file and line number as a message says them, line) of every line; only "\\n" and "\\r\\n" end a line."""
+  for number, line in enumerate(read_text(path).split("\n"), 1):
+    yield f"{path}, line {number}", line
+
+
+def read_json(path: Path, kind: type) -> Any:
+  """The content of a JSON file, which is of `kind` at the top; raises TaskError with the line where it is broken."""
+  try:
+    content = json.loads(read_text(path))
+  except json.JSONDecodeError as error:
+    raise TaskError(f"{path}, line {error.lineno}: got {error.msg}, want a JSON file; fetch it again") from None
+  if not isinstance(content, kind):
+    raise TaskError(f"{path}: got JSON that is no {_KINDS[kind].split()[-1]}, want {_KINDS[kind]} of examples")
+  return content
+
+
+def field(record: Any, name: str, kind: type, where: str) -> Any:
+  """`record[name]`, which must be of `kind`; raises TaskError that says `where`."""
+  if not isinstance(record, dict):
+    raise TaskError(f"{where}: got {record!r:.60}, want an object with {name!r}; check that the file is the task's")
+  if name not in record:
+    raise TaskError(f"{where}: got no {name!r} among {sorted(record)[:8]}, want one; check that the file is the task's")
+  value = record[name]
+  if not isinstance(value, kind) or isinstance(value, bool):
+    raise TaskError(f"{where}: {name!r}: got {value!r:.60}, want {_KINDS[kind]}; correct the file")
+  return value
+
+
+def strings(record: Any, name: str, where: str) -> list[str]:
+  """`record[name]`, which must be a list of strings."""
+  values = field(record, name, list, where)
+  for value in values:
+    if not isinstance(value, str):
+      raise TaskError(f"{where}: {name!r}: got {value!r:.60} in the list, want strings alone; correct the file")
+  return values
+
+
+def check_span(first: int, end: int, size: int, name: str, where: str) -> tuple[int, int]:
+  """(first, end), a span that is not empty of something of `size`; raises TaskError."""
+  if not 0 <= first < end <= size:
+    raise TaskError(f"{where}: {name}: got {first} to {end}, want a span within 0 to {size}; correct the file")
+  return first, end
+
+
+def label_ids(labels: tuple[str, ...], wanted: tuple[str, ...], where: str) -> list[int]:
+  """Places of the labels `wanted` in the task's list; raises TaskError for one that it does not have."""
+  for label in wanted:
+    if label not in labels:
+      some = ", ".join(labels[:6]) + (" ..." if len(labels) > 6 else "")
+      raise TaskError(f"{where}: got label {label!r}, want one of the {len(labels)} of the training file ({some})")
+  return [labels.index(label) for label in wanted]

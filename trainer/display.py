@@ -1,0 +1,79 @@
+"""What the commands that run a model show: progress, speed, and answers as tables or JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+@dataclasses.dataclass
+class Meter:
+  """Texts and tokens that are done, since when, and what to tell about them."""
+
+  advance: Callable[[int], None]
+  texts: int = 0
+  tokens: int = 0
+  started: float = dataclasses.field(default_factory=time.monotonic)
+
+  def __call__(self, texts: int, tokens: int) -> None:
+    self.texts, self.tokens = self.texts + texts, self.tokens + tokens
+    self.advance(texts)
+
+  def summary(self) -> dict[str, Any]:
+    """Counts and rates; one line of them on stderr too."""
+    seconds = max(time.monotonic() - self.started, 1e-6)
+    rates = {"texts_per_second": round(self.texts / seconds, 1), "tokens_per_second": round(self.tokens / seconds, 1)}
+    print(
+      f"{self.texts:,} texts, {self.tokens:,} tokens in {seconds:.2f} s, compilation included: "
+      f"{rates['texts_per_second']:,} texts/s, {rates['tokens_per_second']:,} tokens/s",
+      file=sys.stderr,
+    )
+    return {"texts": self.texts, "tokens": self.tokens, "seconds": round(seconds, 3), **rates}
+
+
+@contextlib.contextmanager
+def metered(texts: int) -> Iterator[Meter]:
+  """A Meter, and a bar on a terminal."""
+  columns = (
+    *Progress.get_default_columns()[:2],
+    TextColumn("{task.completed:,.0f}/{task.total:,.0f} texts"),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+  )
+  with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+    task = bar.add_task("running", total=texts)
+    yield Meter(lambda done: bar.advance(task, done))
+
+
+def show(records: Sequence[dict[str, Any]], title: Callable[[dict], str], rows: Callable[[dict], list[dict]]) -> None:
+  """Records as tables on a terminal, as JSON lines elsewhere."""
+  if not sys.stdout.isatty():
+    for record in records:
+      print(json.dumps(record, ensure_ascii=False))
+    return
+  console = Console(markup=False, highlight=False, emoji=False)  # a text may look like markup: [MASK]
+  for record in records:
+    table = Table(title=title(record), title_justify="left")
+    lines = rows(record)
+    for name in lines[0] if lines else ():
+      table.add_column(name)
+    for line in lines:
+      table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in line.values()))
+    console.print(table)
+
+
+def warn(warnings: Sequence[str], most: int = 5) -> None:
+  """The first ones on stderr, and how many more there are."""
+  for warning in warnings[:most]:
+    print(f"warning: {warning}", file=sys.stderr)
+  if len(warnings) > most:
+    print(f"warning: {len(warnings) - most:,} more of these, {len(warnings):,} in all", file=sys.stderr)

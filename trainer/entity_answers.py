@@ -1,0 +1,256 @@
+"""What a LUKE's heads say of mentions: titles for masked ones, the relation between two, the types of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.entity_text import EntityText
+from data.entity_vocabulary import EntityError
+from trainer.answers import Blank, blanks_of, need
+from trainer.loading import Loaded
+from trainer.mention_lines import Span, check
+from trainer.mentions import Remark, Tuned, entities_of, entity_batch, remarks, whole, with_mentions
+from trainer.running import Report, columns_of, run
+from trainer.texts import InputError
+
+Titles = Sequence[Sequence[str | None] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Title:
+  """An entity that a masked mention may be of."""
+
+  title: str
+  id: int
+  probability: float  # softmax over the whole vocabulary of entities
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+  """A mention whose entity is masked, with the likeliest titles, best first."""
+
+  start: int  # in characters of the text
+  end: int
+  mention: str
+  candidates: list[Title]
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+  """What stands in a text's masked words and mentions."""
+
+  words: list[Blank]
+  entities: list[Masked]
+  remarks: list[Remark]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """A class and its probability."""
+
+  label: str
+  probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """Classes of a mention or of a pair of them, the likeliest first."""
+
+  labels: list[Label]
+  remarks: list[Remark]
+
+
+def fill_entities(
+  loaded: Loaded,
+  texts: Sequence[str],
+  spans: Sequence[Sequence[Span]],
+  titles: Titles | None = None,
+  top: int = 5,
+  batch_size: int = 32,
+  max_length: int | None = None,
+  report: Report | None = None,
+) -> list[Filled]:
+  """The likeliest pieces for every masked word and the likeliest titles for every masked mention of each text.
+
+  Each is predicted while the others stay masked.
+
+  Args:
+    spans: [first, end) characters of each mention.
+    titles: of each mention its entity, None or "[MASK]" = masked; a text without a list has only masked ones.
+    top: candidates; of titles no more than there are.
+  Raises:
+    InputError: a head that is needed is missing; spans or titles do not fit; nothing is masked; a text is too long.
+  """
+  found = with_mentions(loaded, texts, spans, titles)
+  odd = remarks(found, spans)
+  rows, longest = whole(loaded, found, max_length, odd)
+  special, entities = loaded.tokenizer.special, entities_of(loaded)
+  masks = [np.flatnonzero(each.ids == special.mask) for each in found]
+  slots = [np.flatnonzero(each.entity_ids == entities.special.mask) for each in found]
+  for i, (words, mentions) in enumerate(zip(masks, slots)):
+    if not len(words) and not len(mentions):
+      mask = loaded.tokenizer.pieces([special.mask])[0]
+      raise InputError(f"text {i + 1}: got no {mask} and no masked mention in {texts[i][:60]!r}, want one to fill")
+  tops = tuple(_top(loaded, masked, *which, top) for masked, which in ((masks, _WORDS), (slots, _ENTITIES)))
+  function = functools.partial(_fill, loaded.model, loaded.params, tops)
+  inputs = lambda chunk: (
+    entity_batch(chunk, found, entities.special.pad), columns_of(chunk, masks), columns_of(chunk, slots),
+  )  # fmt: skip
+  filled: list[Any] = [None] * len(rows)
+  for chunk, (words, mentions) in run(loaded, rows, function, batch_size, longest, report, inputs=inputs):
+    for row, i in enumerate(chunk.rows):
+      own = [] if words is None else blanks_of(loaded, found[i].offsets, masks[i], words[0][row], words[1][row])
+      named = [] if mentions is None else _named(loaded, texts[i], spans[i], found[i], slots[i], mentions, row)
+      filled[i] = Filled(own, named, odd[i])
+  return filled
+
+
+_WORDS = ("mlm", "a head that predicts words")
+_ENTITIES = ("entity", "a head that predicts entities")
+
+
+def _top(loaded: Loaded, masked: Sequence[np.ndarray], head: str, what: str, top: int) -> int:
+  """How many candidates to take from a head, 0 where nothing asks it."""
+  if not any(map(len, masked)):
+    return 0
+  need(loaded, head, what)
+  size = loaded.tokenizer.vocab_size if head == "mlm" else entities_of(loaded).size
+  if top < 1 or (head == "mlm" and top > size):
+    raise InputError(f"top: got {top}, want a number from 1 to {size}, the candidates that there are")
+  return min(top, size)
+
+
+def _named(
+  loaded: Loaded, text: str, spans: Sequence[Span], found: EntityText, slots: np.ndarray, best: tuple, row: int
+) -> list[Masked]:
+  """The masked mentions of one text; best: ids and probabilities [B, J, top]."""
+  masked = []
+  for slot, ids, shares in zip(slots, best[0][row].tolist(), best[1][row].tolist()):  # padding stands last
+    first, end = spans[found.kept[slot]]
+    try:
+      titles = entities_of(loaded).titles(ids)
+    except EntityError as error:
+      raise InputError(f"model {loaded.source}: {error}") from None
+    masked.append(Masked(first, end, text[first:end], list(map(Title, titles, ids, shares))))
+  return masked
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _fill(model, params, tops, tokens, entities, columns, slots) -> list[tuple[jax.Array, jax.Array] | None]:
+  """(ids, probabilities) [B, P, top] of words and [B, J, top] of entities, None where the top is 0."""
+  apply = functools.partial(model.apply, {"params": params})
+  encoded = apply(tokens.ids, tokens, entities=entities)
+  asked = (("token_logits", encoded.hidden, columns), ("entity_logits", encoded.entities, slots))
+  best = []
+  for top, (method, states, places) in zip(tops, asked):
+    logits = apply(states, places, method=method) if top else None
+    shares, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top) if top else (None, None)
+    best.append((ids, shares) if top else None)
+  return best
+
+
+def relate(
+  loaded: Loaded,
+  texts: Sequence[str],
+  spans: Sequence[Sequence[Span]],
+  top: int = 1,
+  batch_size: int = 32,
+  max_length: int | None = None,
+  report: Report | None = None,
+) -> list[Decision]:
+  """The `top` likeliest relations between two mentions of each text.
+
+  Args:
+    spans: of each text two, the head (subject) and the tail (object), wherever they stand; they may not overlap.
+  Raises:
+    InputError: the model has no such head; spans do not fit; a text is longer than `max_length`.
+  """
+  labels = _labels(loaded, "relate", "tells relations", "tacred")
+  if not 1 <= top <= len(labels):
+    raise InputError(f"top: got {top}, want a number from 1 to {len(labels)}, the relations that there are")
+  found = with_mentions(loaded, texts, spans, task="relate")
+  odd = remarks(found, spans)
+  rows, longest = whole(loaded, found, max_length, odd)
+  shares = _decided(loaded, found, rows, "relate", batch_size, longest, report)
+  return [Decision(_best(labels, own, top), of_text) for own, of_text in zip(shares, odd, strict=True)]
+
+
+def types(
+  loaded: Loaded,
+  texts: Sequence[str],
+  spans: Sequence[Sequence[Span]],
+  top: int | None = None,
+  batch_size: int = 32,
+  max_length: int | None = None,
+  report: Report | None = None,
+) -> list[list[Decision]]:
+  """The types of each mention of each text, by itself: those of a probability above 0.5, or the `top` likeliest.
+
+  Raises:
+    InputError: the model has no such head; spans do not fit; a text is longer than `max_length`.
+  """
+  labels = _labels(loaded, "type", "tells types", "open_entity")
+  if top is not None and not 1 <= top <= len(labels):
+    raise InputError(f"top: got {top}, want a number from 1 to {len(labels)}, the types that there are")
+  if len(spans) != len(texts):
+    raise InputError(f"spans: got those of {len(spans)} texts, want {len(texts)}; give a list for each text")
+  for i, (text, own) in enumerate(zip(texts, spans)):
+    check(f"text {i + 1}", text, own, None, None)
+  numbers = [i for i, own in enumerate(spans) for _ in own]
+  alone = [[span] for own in spans for span in own]
+  found = with_mentions(loaded, [texts[i] for i in numbers], alone, task="type")
+  odd = remarks(found, alone, numbers)
+  rows, longest = whole(loaded, found, max_length, odd, numbers)
+  shares = _decided(loaded, found, rows, "type", batch_size, longest, report)
+  counts = (shares > 0.5).sum(axis=1).tolist() if top is None else [top] * len(rows)
+  made = iter(Decision(_best(labels, *own), of_text) for *own, of_text in zip(shares, counts, odd, strict=True))
+  return [[next(made) for _ in own] for own in spans]
+
+
+def _labels(loaded: Loaded, head: str, what: str, task: str) -> tuple[str, ...]:
+  """Names of the classes of a task's head; raises InputError where the model has none, or they do not fit."""
+  need(loaded, head, f"a head that {what}, as configs/finetune.py:{task} trains on a LUKE")
+  classes = loaded.model.config.classes
+  labels = loaded.labels if isinstance(loaded, Tuned) else ()
+  if labels and len(labels) != classes:
+    raise InputError(f"model {loaded.source}: got {len(labels)} labels in its config.json, want {classes}, its classes")
+  return labels or tuple(f"LABEL_{i}" for i in range(classes))  # as transformers names them
+
+
+def _decided(
+  loaded: Loaded,
+  found: Sequence[EntityText],
+  rows: list[np.ndarray],
+  head: str,
+  batch_size: int,
+  longest: int,
+  report: Report | None,
+) -> np.ndarray:
+  """float32[N, n]: the probability of each class."""
+  shares = np.zeros((len(rows), loaded.model.config.classes), np.float32)
+  function = functools.partial(_decide, loaded.model, loaded.params, head)
+  inputs = lambda chunk: (entity_batch(chunk, found, entities_of(loaded).special.pad),)
+  for chunk, own in run(loaded, rows, function, batch_size, longest, report, inputs=inputs):
+    shares[chunk.rows] = own[: len(chunk.rows)]
+  return shares
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _decide(model, params, head, tokens, entities) -> jax.Array:
+  """[B, n]: probabilities of the relations of the first two mentions, or of the types of the first."""
+  encoded = model.apply({"params": params}, tokens.ids, tokens, entities=entities)
+  mentions = 2 if head == "relate" else 1
+  slots = jnp.broadcast_to(jnp.arange(mentions), (len(tokens.ids), 1, mentions))
+  logits = model.apply({"params": params}, encoded.entities, slots, method=f"{head}_logits")[:, 0]
+  return jax.nn.softmax(logits, axis=-1) if head == "relate" else jax.nn.sigmoid(logits)
+
+
+def _best(labels: Sequence[str], shares: np.ndarray, top: int) -> list[Label]:
+  return [Label(labels[i], float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]
