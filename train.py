@@ -17,10 +17,12 @@ from typing import Any
 from trainer.command import USER_ERROR, Flag, parse_or_exit
 from trainer.config import to_json
 from trainer.host_memory import keep_freed_memory
+from trainer.seeds import read_seeds, train_seeds
 
 EXIT_FAILED = 3
 FLAGS = (
   Flag("workdir", "", "folder of the run: config.json, metrics.jsonl, checkpoints", required=True),
+  Flag("seeds", "", "a run for each of these seeds in WORKDIR/seed-N, and mean and spread: 0,1,2"),
   Flag("dry_run", False, "print config, parameters, memory and batch shapes, and train nothing"),
   Flag("allow_change", False, "resume although the config differs from the one the workdir was started with"),
   Flag("profile_steps", "", "FIRST:LAST, a profiler trace of these steps in WORKDIR/profile"),
@@ -49,7 +51,12 @@ def main() -> int:
 
       print(json.dumps(dry_run(command.config)))
       return 0
-    summary, stopped = train(command.config, Path(command.flags.workdir), **_options(command.flags))
+    workdir, seeds, options = Path(command.flags.workdir), read_seeds(command.flags.seeds), _options(command.flags)
+    if seeds:
+      run = lambda config, workdir: train(config, workdir, **options)
+      summary, stopped = train_seeds(command.config, workdir, seeds, run)
+    else:
+      summary, stopped = train(command.config, workdir, **options)
   except _failures() as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return USER_ERROR if isinstance(error, ValueError) else EXIT_FAILED

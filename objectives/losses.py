@@ -31,11 +31,12 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
   return jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
+@jax.custom_vjp
 def tied_cross_entropy(x: Array, table: Array, bias: Array, labels: Array) -> tuple[Array, Array]:
   """Cross entropy and `is_top` of the logits x table^T + bias, of which only a chunk is ever in memory.
 
-  The rows of the table are taken in chunks, forward and again backward. A chunk holds every n-th row, so that a table
-  split over a mesh stays where it is: each device works on its own share of every chunk.
+  The table is taken chunk by chunk, forward and again backward. A chunk holds every n-th row, so that a table split
+  over a mesh stays where it is: each device works on its own share of every chunk.
 
   Args:
     x: [B, J, E], in the dtype of the products.
@@ -45,21 +46,52 @@ def tied_cross_entropy(x: Array, table: Array, bias: Array, labels: Array) -> tu
   Returns:
     float32 [B, J], bool [B, J].
   """
+  return _tied_forward(x, table, bias, labels)[0]
+
+
+def _tied_forward(x, table, bias, labels):
   chunks = table_chunks(len(table))
-  strided = lambda leaf: leaf.reshape(-1, chunks, *leaf.shape[1:]).swapaxes(0, 1)
 
-  @jax.checkpoint
-  def one(chunk):
-    number, rows, offsets = chunk
-    logits = product("BJE,VE->BJV", x, rows) + offsets
-    own = (labels // chunks)[..., None] == jnp.arange(len(offsets))
-    picked = jnp.sum(jnp.where(own & (labels % chunks == number)[..., None], logits, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1), picked, jnp.max(jax.lax.stop_gradient(logits), axis=-1)
+  def one(_, number):
+    _, logits, own = _chunk(x, table, bias, labels, chunks, number)
+    picked = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+    return None, (jax.nn.logsumexp(logits, axis=-1), picked, jnp.max(logits, axis=-1))
 
-  parts = jnp.arange(chunks), strided(table.astype(x.dtype)), strided(bias)
-  totals, picked, tops = jax.lax.map(one, parts)
-  picked = jnp.sum(picked, axis=0)
-  return jax.nn.logsumexp(totals, axis=0) - picked, picked >= jnp.max(tops, axis=0)
+  _, (totals, picked, tops) = jax.lax.scan(one, None, jnp.arange(chunks))
+  total, picked = jax.nn.logsumexp(totals, axis=0), jnp.sum(picked, axis=0)
+  return (total - picked, picked >= jnp.max(tops, axis=0)), (x, table, bias, labels, total)
+
+
+def _chunk(x: Array, table: Array, bias: Array, labels: Array, chunks: int, number: Array):
+  """(rows [V'/n, E] of a chunk, float32 logits [B, J, V'/n], which of them is the label's)."""
+  take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf.reshape(-1, chunks, *leaf.shape[1:]), number, 1, False)
+  rows = take(table).astype(x.dtype)
+  logits = product("BJE,VE->BJV", x, rows) + take(bias)
+  own = (labels // chunks)[..., None] == jnp.arange(len(rows))
+  return rows, logits, own & (labels % chunks == number)[..., None]
+
+
+def _tied_backward(kept, gradients):
+  x, table, bias, labels, total = kept
+  chunks = table_chunks(len(table))
+
+  def one(sums, number):
+    of_x, of_table, of_bias = sums
+    rows, logits, own = _chunk(x, table, bias, labels, chunks, number)
+    error = (jnp.exp(logits - total[..., None]) - own) * gradients[0][..., None]
+    narrow = error.astype(x.dtype)
+    of_x += jnp.einsum("BJV,VE->BJE", narrow, rows, preferred_element_type=jnp.float32)
+    of_rows = jnp.einsum("BJV,BJE->VE", narrow, x, preferred_element_type=jnp.float32)
+    put = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, number, 1)
+    return (of_x, put(of_table, of_rows), put(of_bias, jnp.sum(error, axis=(0, 1)))), None
+
+  cut = lambda leaf: jnp.zeros((len(leaf) // chunks, chunks, *leaf.shape[1:]))
+  start = jnp.zeros(x.shape), cut(table), cut(bias)
+  (of_x, of_table, of_bias), _ = jax.lax.scan(one, start, jnp.arange(chunks))
+  return of_x.astype(x.dtype), of_table.reshape(table.shape), of_bias.reshape(bias.shape), None
+
+
+tied_cross_entropy.defvjp(_tied_forward, _tied_backward)
 
 
 def table_chunks(rows: int) -> int:

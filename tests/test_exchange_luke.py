@@ -9,15 +9,14 @@ import pytest
 
 from data.entity_vocabulary import EntityVocabulary
 from data.synthetic import synthetic_batch
-from data.tokenizers import bytebpe
 from models import hf
 from models.paths import named_leaves
 from models.published import files, weights
 from tests.luke_models import CASES, case
 from tests.parity_models import random_params
-from tests.trained import SENTENCES
-from trainer.checkpoints import Checkpoints
-from trainer.config import load, to_json
+from tests.trained import SENTENCES, TITLES, WORDS, luke_run
+from tests.trained import SMALL_LUKE as SMALL
+from trainer.config import load
 from trainer.entity_export import with_mask2
 from trainer.inference import encode, load_model
 from trainer.loading import InputError
@@ -25,27 +24,12 @@ from trainer.programs import Program, Setup
 from trainer.start import initial_params
 
 pytestmark = pytest.mark.usefixtures("own_logging")
-WORDS, TITLES = 290, 40
-SMALL = {
-  "model.hidden": 32, "model.heads": 2, "model.ffn": 48, "model.max_positions": 48, "model.vocab_size": WORDS,
-  "model.entity_vocab_size": TITLES, "model.entity_embedding": 24, "data.length": 24, "data.max_predictions": 4,
-  "data.max_entities": 6, "data.max_mention": 5, "batch_size": 1, "optimizer.warmup_steps": 10,
-}  # fmt: skip
 TITLE_LIST = [f"Title {i}" for i in range(TITLES - 3)]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("luke") / "run"
-  config = load("configs/luke.py:tiny", SMALL)
-  setup = Setup.of(config, jax.devices()[:1])
-  program = Program(setup, setup.stages[0], synthetic_batch(config, setup.stages[0], 0))
-  with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-    checkpoints.save(program.fresh_state(), {}, scheduled=True, wait=True)
-  (folder / "config.json").write_text(to_json(config))
-  bytebpe.train(SENTENCES * 3, WORDS).save(folder / "tokenizer")
-  EntityVocabulary.of_titles(TITLE_LIST, range(len(TITLE_LIST), 0, -1)).save(folder / "tokenizer")
-  return folder
+  return luke_run(tmp_path_factory.mktemp("luke") / "run")
 
 
 @pytest.fixture(scope="module")

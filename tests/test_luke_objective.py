@@ -119,28 +119,32 @@ def test_losses_are_means_over_masked_words_and_over_masked_entities():
 
 
 @functools.cache
-def program(mesh):
-  """(jitted step, its shapes, mesh) with a table in four chunks, on data x model devices."""
+def split_objective():
+  """(objective with four queries and a table of ENTITIES, its optimiser at rate 1, a fresh state on the host)."""
   config = dataclasses.replace(LUKE, entity_vocab_size=ENTITIES, query_kinds=4)
   objective, optimizer = EntityObjective(Luke(config)), Optimizer(sgd(), constant_schedule(1.0, 0, 1), 0.0)
-  mesh = make_mesh(*mesh, jax.devices()[: mesh[0] * mesh[1]])
-  make = lambda: init_state(objective, optimizer, 3, (), entity_batch(0))
-  shardings = state_shardings(jax.eval_shape(make), objective, mesh, "none")
+  make = jax.jit(lambda: init_state(objective, optimizer, 3, (), entity_batch(0)))
+  return objective, optimizer, jax.device_get(make())
+
+
+@functools.cache
+def compiled(data, model):
+  """(compiled step with the table in four chunks, state, batch) on data x model devices."""
+  objective, optimizer, state = split_objective()
+  mesh = make_mesh(data, model, jax.devices()[: data * model])
+  shardings = state_shardings(state, objective, mesh, "none")
+  state, batch = jax.device_put(state, shardings), jax.device_put(entity_batch(0), row_sharding(mesh))
   step = make_step(objective, optimizer, StepSettings(3, 1, "mean"), mesh)
-  return jax.jit(step, out_shardings=(shardings, None)), jax.jit(make, out_shardings=shardings), shardings, mesh
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(losses, "CHUNK_ROWS", 256)
+    return jax.jit(step, out_shardings=(shardings, None)).lower(state, batch).compile(), state, batch
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
-  monkeypatch.setattr(losses, "CHUNK_ROWS", 256)
-
-
-def test_a_table_split_over_four_devices_gives_the_same_losses_and_gradients(small_chunks):
+def test_a_table_split_over_four_devices_gives_the_same_losses_and_gradients():
   """2 x 4 devices, four queries, the heads split as well; the update at rate 1 is the gradient."""
   found = []
   for mesh in ((1, 1), (2, 4)):
-    step, make, _, mesh = program(mesh)
-    state, batch = make(), jax.device_put(entity_batch(0), row_sharding(mesh))
+    step, state, batch = compiled(*mesh)
     after, report = step(state, batch)
     gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), state.params, after.params)
     found.append((jax.device_get(report.sums), gradient))
@@ -150,15 +154,12 @@ def test_a_table_split_over_four_devices_gives_the_same_losses_and_gradients(sma
     np.testing.assert_allclose(got, want, atol=1e-5, err_msg=path)
 
 
-def test_no_device_gathers_the_entity_table(small_chunks):
+def test_no_device_gathers_the_entity_table():
   """Of the compiled step on 2 x 4 devices: nothing is gathered that is as long as the table or a chunk of it."""
-  step, make, shardings, mesh = program((2, 4))
-  place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-  rows = jax.tree.map(lambda leaf: place(leaf, row_sharding(mesh)), entity_batch(0))
-  text = step.lower(jax.tree.map(place, jax.eval_shape(make), shardings), rows).compile().as_text()
+  text = compiled(2, 4)[0].as_text()
   gathered = re.findall(r"= \(?\w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)", text)
   assert not [shape for shape in gathered if {"1024", "256"} & set(shape.split(","))]
-  assert re.search(r"f32\[4,64,16\]", text), "a device's share of the four chunks"
+  assert re.search(r"f32\[64,4,16\]", text), "a device's share of the four chunks"
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------

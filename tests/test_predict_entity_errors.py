@@ -18,7 +18,8 @@ PAIR = '{"text": "Taro lives in Tokyo", "spans": [[0, 4], [14, 19]]}\n'
 def folders(tmp_path_factory):
   """Models by name."""
   base, untitled = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("luke") / "untitled"
-  found = {kind: luke(base, kind) for kind in ("pretrained", "relate", "type")} | {"bert": finished_run(base), "untitled": untitled}
+  found = {kind: luke(base, kind) for kind in ("pretrained", "relate", "type")}
+  found |= {"bert": finished_run(base), "untitled": untitled}
   (shutil.copytree(found["pretrained"], untitled) / "entity_vocab.json").unlink()
   return found
 

@@ -3,11 +3,17 @@
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from data.entity_vocabulary import EntityVocabulary
+from data.tasks.batches import Shape, collate
 from data.tasks.entity_typing import TypingExample, TypingRows
 from data.tasks.relations import RelationExample, RelationRows
+from data.tasks.rows import ENTITIES
+from data.tokenizers import bytebpe
 from tests.predict_lukes import (
   RELATIONS,
   SPANS,
@@ -22,10 +28,21 @@ from tests.predict_lukes import (
   objects,
   write_lines,
 )
+from tests.trained import SENTENCES
+from trainer.checkpoints import Checkpoints
+from trainer.config import load as load_config
+from trainer.config import to_json
 from trainer.inference import relate, types
 from trainer.loading import Loaded
 from trainer.mentions import Tuned, with_mentions
+from trainer.programs import Program, Setup
 from trainer.texts import InputError
+
+SMALL = {
+  "model.hidden": 32, "model.heads": 2, "model.ffn": 48, "model.max_positions": 64, "model.init_std": 0.3,
+  "model.query_kinds": 4, "model.entity_vocab_size": len(ENTITIES), "model.entity_embedding": 24, "data.length": 64,
+  "data.max_predictions": 4,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +149,40 @@ def test_type_prints_a_line_for_each_mention(typed, lines, capsys):
 
 def fields(loaded):
   return {field.name: getattr(loaded, field.name) for field in dataclasses.fields(Loaded)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """(workdir of a run on relations, a batch of its task with one example of PAIRS in each row)."""
+  folder, tokenizer = tmp_path_factory.mktemp("tuned"), bytebpe.train(SENTENCES, 300).with_added(("<ent>", "<ent2>"))
+  config = load_config("configs/luke.py:tiny", SMALL | {"model.vocab_size": tokenizer.vocab_size})
+  with config.unlocked():
+    config.objective = ConfigDict({"name": "task", "kind": "relate", "labels": RELATIONS, "loss_scale": "mean"})
+  given = [RelationExample(text, *spans, None) for text, spans in zip(PAIRS, PAIR_SPANS, strict=True)]
+  shape = Shape(64, packed=1, multiple=1, pad=tokenizer.special.pad, mention=30)
+  batch = collate(RelationRows()(given, tokenizer, RELATIONS), shape).batch
+  setup = Setup.of(config, jax.devices()[:1])
+  with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+    checkpoints.save(Program(setup, setup.stages[0], batch).fresh_state(), {}, scheduled=True, wait=True)
+  (folder / "config.json").write_text(to_json(config))
+  tokenizer.save(folder / "tokenizer")
+  EntityVocabulary(ENTITIES).save(folder / "tokenizer")
+  return folder, setup.objective, batch
+
+
+def test_a_run_decides_as_it_did_in_training(run):
+  folder, objective, batch = run
+  loaded = load(folder)
+  assert loaded.labels == RELATIONS
+  got = relate(loaded, PAIRS, PAIR_SPANS, top=3)
+  logits = jax.jit(lambda params, batch: objective.logits(params, batch, None))(loaded.params, batch)
+  order = {tuple(row[row != loaded.tokenizer.special.pad].tolist()): i for i, row in enumerate(batch.tokens.ids)}
+  for text, spans, decision in zip(PAIRS, PAIR_SPANS, got, strict=True):
+    (own,) = with_mentions(loaded, [text], [spans], task="relate")
+    want = jax.nn.softmax(logits[order[tuple(own.ids.tolist())], 0])
+    shares = {label.label: label.probability for label in decision.labels}
+    close([shares[name] for name in RELATIONS], want)
+    assert np.ptp(want) > 0.01
 
 
 @pytest.mark.parametrize(("text", "head", "tail"), [(PAIRS[0], (0, 4), (14, 19)), (PAIRS[1], (15, 19), (3, 8))])

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.batch import Masked, Pair, Tokens
-from data.tokenizers import wordpiece
+from data.entity_vocabulary import EntityVocabulary
+from data.synthetic import synthetic_batch
+from data.tokenizers import bytebpe, wordpiece
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
 from trainer.programs import Program, Setup
@@ -38,4 +40,26 @@ def finished_run(base):
       checkpoints.save(saved, {}, scheduled=True, wait=True)
   (folder / "config.json").write_text(to_json(config))
   wordpiece.train(SENTENCES * 2, vocab_size=VOCAB).save(folder / "tokenizer")
+  return folder
+
+
+WORDS, TITLES = 290, 40
+SMALL_LUKE = {
+  "model.hidden": 32, "model.heads": 2, "model.ffn": 48, "model.max_positions": 48, "model.vocab_size": WORDS,
+  "model.entity_vocab_size": TITLES, "model.entity_embedding": 24, "data.length": 24, "data.max_predictions": 4,
+  "data.max_entities": 6, "data.max_mention": 5, "batch_size": 1, "optimizer.warmup_steps": 10,
+}  # fmt: skip
+
+
+def luke_run(folder):
+  """The workdir of a LUKE that is fresh from its seed, with titles of 37 entities."""
+  config = load("configs/luke.py:tiny", SMALL_LUKE)
+  setup = Setup.of(config, jax.devices()[:1])
+  program = Program(setup, setup.stages[0], synthetic_batch(config, setup.stages[0], 0))
+  with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+    checkpoints.save(program.fresh_state(), {}, scheduled=True, wait=True)
+  (folder / "config.json").write_text(to_json(config))
+  bytebpe.train(SENTENCES * 3, WORDS).save(folder / "tokenizer")
+  titles = [f"Title {i}" for i in range(TITLES - 3)]
+  EntityVocabulary.of_titles(titles, range(len(titles), 0, -1)).save(folder / "tokenizer")
   return folder

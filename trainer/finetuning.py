@@ -14,18 +14,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data import entity_vocabulary
-from data.entity_vocabulary import EntityVocabulary
+from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tasks import registry
-from data.tasks.rows import ENTITIES
-from data.tokenizers import Tokenizer
+from data.tasks.rows import ENTITIES, TaskError
+from data.tokenizers import Tokenizer, TokenizerError
 from models.paths import named_leaves
 from models.published import weights
+from models.published.errors import WeightsError
 from trainer.adaptation import adapted
 from trainer.loading import is_published, published_tokenizer, read_config
 from trainer.recipes import model_of
 from trainer.rules import ConfigError
 from trainer.task_data import task_data
-from trainer.texts import TOKENIZER, load_tokenizer
+from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,8 +62,15 @@ def complete(config: ConfigDict) -> None:
   """Fills `model`, `objective`, `steps` and what follows from them, in place.
 
   Raises:
-    ConfigError, TaskError, InputError, TokenizerError: no weights to start from, or files that cannot be used.
+    ConfigError: no weights to start from, or files that cannot be used.
   """
+  try:
+    _complete(config)
+  except (EntityError, InputError, OSError, TaskError, TokenizerError, WeightsError) as error:
+    raise ConfigError(str(error)) from error
+
+
+def _complete(config: ConfigDict) -> None:
   start, task = pretrained(config.init_from), registry.find(config.task.name)
   tokenizer = with_markers(start.tokenizer, task)
   data = task_data(config, tokenizer)

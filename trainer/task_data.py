@@ -57,7 +57,7 @@ def task_data(config: Any, tokenizer: Tokenizer) -> TaskData:
   t = config.task
   if not t.dir:
     raise ConfigError(f"config key task.dir: is empty, want the folder of {t.name}'s files")
-  settings = (t.name, t.dir, t.train, t.dev, t.dev_share, t.limit, config.seed, config.data.length)
+  settings = (t.name, t.dir, t.train, t.dev, t.dev_share, t.limit, config.data.length)
   return _read(settings, _Hashed(tokenizer))
 
 
@@ -76,12 +76,12 @@ class _Hashed:
 
 @functools.lru_cache(maxsize=4)
 def _read(settings: tuple, hashed: _Hashed) -> TaskData:
-  name, folder, train, dev, dev_share, limit, seed, length = settings
+  name, folder, train, dev, dev_share, limit, length = settings
   task = registry.find(name)
   files = {"train": train or task.files["train"], "dev": dev or task.files["dev"]}
   examples = _load(task, folder, files["train"])
   if dev_share:
-    held = draws.uniform(draws.key(seed, "dev"), np.arange(len(examples))) < dev_share
+    held = draws.uniform(draws.key(0, "dev"), np.arange(len(examples))) < dev_share
     dev_examples = [example for example, out in zip(examples, held) if out]
     examples = [example for example, out in zip(examples, held) if not out]
   else:
