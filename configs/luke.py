@@ -134,7 +134,6 @@ def _tiny(config):
   config.optimizer.warmup_steps = 200
   config.data.max_predictions = 19  # round(0.15 * 126)
   config.data.max_entities = 32
-  config.data.unknown_entities = "drop"  # kept, three mentions of four would be [UNK]
   config.data.entity_pages = "linked"  # the corpus is a part of a dump, and most of what it links to is not in it
   config.model.entity_vocab_size = 2000  # a small corpus names few entities twice
   config.model.entity_embedding = 64

@@ -107,7 +107,7 @@ def fill_entities(
   for chunk, (words, mentions) in run(loaded, rows, function, batch_size, longest, report, inputs=inputs):
     for row, i in enumerate(chunk.rows):
       own = [] if words is None else blanks_of(loaded, found[i].offsets, masks[i], words[0][row], words[1][row])
-      named = [] if mentions is None else _named(loaded, texts[i], spans[i], found[i], slots[i], mentions, row)
+      named = [] if mentions is None else _named(loaded, texts[i], spans[i], slots[i], mentions, row)
       filled[i] = Filled(own, named, odd[i])
   return filled
 
@@ -127,13 +127,11 @@ def _top(loaded: Loaded, masked: Sequence[np.ndarray], head: str, what: str, top
   return min(top, size)
 
 
-def _named(
-  loaded: Loaded, text: str, spans: Sequence[Span], found: EntityText, slots: np.ndarray, best: tuple, row: int
-) -> list[Masked]:
+def _named(loaded: Loaded, text: str, spans: Sequence[Span], slots: np.ndarray, best: tuple, row: int) -> list[Masked]:
   """The masked mentions of one text; best: ids and probabilities [B, J, top]."""
   masked = []
   for slot, ids, shares in zip(slots, best[0][row].tolist(), best[1][row].tolist()):  # padding stands last
-    first, end = spans[found.kept[slot]]
+    first, end = spans[slot]  # none is lost
     try:
       titles = entities_of(loaded).titles(ids)
     except EntityError as error:

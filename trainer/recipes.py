@@ -20,8 +20,9 @@ def family_of(found: Published) -> str:
 
 def model_of(found: Published) -> ConfigDict:
   """The `model` group of a recipe for weights that were published."""
-  family = family_of(found)
-  return load(f"configs/{family}.py:base", model_keys(family, found.model.config) | {"stages": ()}).model
+  family, config = family_of(found), found.model.config
+  rows = {"data.length": min(512, config.max_positions), "data.max_predictions": 1, "stages": ()}
+  return load(f"configs/{family}.py:base", model_keys(family, config) | rows).model
 
 
 def model_keys(family: str, c: EncoderConfig) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def _read(settings: tuple, hashed: _Hashed) -> TaskData:
     examples = [example for example, out in zip(examples, held) if not out]
   else:
     dev_examples = _load(task, folder, files["dev"])
+  labels = tuple(task.label_list(examples))  # of all of them: a limit hides no class
   examples = examples[:limit] if limit else examples
   if not examples or not dev_examples:
     raise TaskError(f"task {name}: got {len(examples)} examples to train on, {len(dev_examples)} held out; want some")
-  labels = tuple(task.label_list(examples))
   rows = dataclasses.replace(task.rows, max_length=length)
   made = [rows(part, hashed.tokenizer, labels) for part in (examples, dev_examples)]
   return TaskData(task, labels, *made, dev_examples, _fingerprint(settings, hashed.tokenizer, folder, files))
