@@ -215,6 +215,6 @@ def _merge_backward(rate, kept, gradient):
 _merge.defvjp(_merge_forward, _merge_backward)
 
 # `auto`: merged. On two CPU cores a base layer on 512 words and 64 entities takes 1.08 of the plain layer's time (dense
-# 1.10, doubled 1.15), with dropout 1.01 (dense 1.08). The step of 32 rows, compiled for one H100, has 14.5 GB of
+# 1.10, doubled 1.15), with dropout 1.01 (dense 1.08). The step of 32 rows, compiled for one H100, has 14.8 GB of
 # temporaries (dense 27.5, doubled 28.0, one query 26.3), since no shares are kept (tests/peers, docs/results).
 FORMS: dict[str, Callable[..., Array]] = {"auto": merged, "dense": dense, "doubled": doubled, "merged": merged}

@@ -95,9 +95,7 @@ def mask(
   return Masked(rows.tokens, *columns, weights, edges, offsets, rows.pair)
 
 
-def _chosen(
-  rows: Rows, found: Candidates, options: Masking, covered: Covered | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _chosen(rows: Rows, found: Candidates, options: Masking, covered: Covered | None) -> tuple[np.ndarray, np.ndarray]:
   """Numbers of the candidates that are predicted, ascending; and of those that are because no word fitted."""
   left, numbers, chosen = found, None, np.zeros(len(found.flat), bool)
   if covered is not None:
