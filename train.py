@@ -126,6 +126,8 @@ def train(
         live.close()
         log.close()
       figures = loop.figures or MetricLog.last_figures(workdir)
+      if config.select_by and (best := MetricLog.best(workdir, config.select_by)):
+        figures |= {"best/step": best[0], f"best/{config.select_by}": best[1]}
       logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
       summary = {
         "step": int(state.step),

@@ -31,6 +31,7 @@ def base() -> ConfigDict:
   config.save_every = 10_000
   config.log_every = 100
   config.keep_checkpoints = 3  # newest ones
+  config.select_by = ""  # held-out figure whose best checkpoint stays and is what predict.py takes; empty = the newest
   config.max_skips = 10  # updates skipped in a row (something not finite) before the run rolls back
   config.max_rollbacks = 3  # roll-backs before the run gives up
 

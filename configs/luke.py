@@ -5,7 +5,6 @@
 
 `tiny` trains on the corpus that comes with the project, from scratch, on two CPU cores. The released `large` took 30
 days on 16 V100s. The first stage trains what is new, the entities, and leaves RoBERTa alone; the second everything.
-Starting from weights of LUKE itself needs --config.init_map='()', or their entities are left out.
 
 Sizes: tiny, base, large, mluke_base, mluke_large. Settings, after the size:
 

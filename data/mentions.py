@@ -44,9 +44,7 @@ class _Sentence(NamedTuple):
   parts: list[_Part]
 
 
-def encode_linked(
-  document: Document, tokenizer: Tokenizer, lookup: Lookup, min_tokens: int = 1
-) -> EncodedDocument:
+def encode_linked(document: Document, tokenizer: Tokenizer, lookup: Lookup, min_tokens: int = 1) -> EncodedDocument:
   """Tokens of a document of sentences, and the mentions that its links are.
 
   Args:

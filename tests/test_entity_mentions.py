@@ -116,7 +116,7 @@ def test_no_piece_lies_across_the_edge_of_a_mention(bpe):
   text = "the planets"
   whole = bpe.encode([" " + text])[0]
   inside = encode_linked(Document("d", None, [text], links=[[(4, 8, "Plan")]]), bpe, lambda title: 7)
-  (first, end, _), = inside.mentions
+  ((first, end, _),) = inside.mentions
   assert bpe.decode(inside.ids[first:end]) == " plan" and bpe.decode(inside.ids[end:]) == "ets"
   assert len(inside.ids) > len(whole.ids)  # "planets" is one piece where nothing is linked
 
@@ -170,7 +170,7 @@ def test_annotations_stand_where_they_stand_without_links(bpe):
   spans = {"entities": [[11, 17]], "noun_phrases": [[0, 17]]}
   document = Document("d", None, [text], annotations=spans, links=[[(11, 17, "Thames")]])
   made = encode_linked(document, bpe, lambda title: 3)
-  (first, end, _), = made.mentions
+  ((first, end, _),) = made.mentions
   plain = encode(Document("d", None, [" The river Thames flows."], annotations={"noun_phrases": [[1, 17]]}), bpe)
   phrase = plain.flags[:first].tolist()
   assert 4 in phrase and made.annotations[:first].tolist() == phrase

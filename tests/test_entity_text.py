@@ -54,7 +54,7 @@ def test_the_example_of_the_model_card():
 
 
 def test_no_piece_reaches_across_the_edge_of_a_mention():
-  """"Hello world" has a piece of "lo wo" that a mention of "world" takes apart; its space goes with it."""
+  """ "Hello world" has a piece of "lo wo" that a mention of "world" takes apart; its space goes with it."""
   tokenizer = luke(["l o", "lo Ġ", "Ġ w"])
   found = encode("Hello world!", [(6, 11)], tokenizer=tokenizer)
   assert spelled(tokenizer, found) == "world" and tokenizer.pieces(found.ids)[found.starts[0]].startswith("Ġ")

@@ -162,6 +162,19 @@ def test_a_killed_run_ends_with_the_same_state(run, tmp_path):
   assert again["state_sha256"] == whole["state_sha256"] and again["metrics"]["eval/f1"] == whole["metrics"]["eval/f1"]
 
 
+def test_the_best_epoch_is_kept_and_used(run, tmp_path):
+  """The first of equals; newer checkpoints do not push it out."""
+  config = config_of(run, steps=60, keep_checkpoints=1, eval_every=10, save_every=10)
+  folder = tmp_path / "run"
+  summary, _ = fit(config, folder)
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  figures = {line["step"]: line["eval/f1"] for line in lines if "eval/f1" in line}
+  best = min(step for step in figures if figures[step] == max(figures.values()))
+  assert (summary["metrics"]["best/step"], summary["metrics"]["best/f1"]) == (best, figures[best])
+  assert load_model(folder).source.endswith(f"step {best}")
+  assert int(max(folder.joinpath("checkpoints").iterdir(), key=lambda p: int(p.name)).name) == 60
+
+
 def test_packing_and_micro_batches_change_no_update(run, tmp_path):
   losses = []
   for pack, parts in ((1, 1), (2, 1), (2, 2)):

@@ -103,8 +103,9 @@ def test_losses_are_means_over_masked_words_and_over_masked_entities():
     static_argnames="method",
   )
   ids = words.tokens.ids.copy()
-  for row, column, value, weight in zip(*np.broadcast_arrays(np.arange(len(ids))[:, None], words.positions,
-                                                             words.inputs, words.weights), strict=True):
+  for row, column, value, weight in zip(
+    *np.broadcast_arrays(np.arange(len(ids))[:, None], words.positions, words.inputs, words.weights), strict=True
+  ):
     ids[row[weight > 0], column[weight > 0]] = value[weight > 0]
   encoded = apply(ids, words.tokens, entities=batch.entities)
   for term, logits, target in (

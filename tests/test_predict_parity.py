@@ -1,6 +1,5 @@
 """Commands on mentions against transformers: tokenizer and model of one exported folder, on the same texts."""
 
-
 import numpy as np
 import pytest
 

@@ -205,9 +205,7 @@ def test_queries_that_the_config_switches_off_are_left_out(folder):
   edit(folder, use_entity_aware_attention=False)
   found = weights.load(folder)
   assert found.model == CASES["luke_one_query"].model
-  assert found.notes == (
-    "use_entity_aware_attention is false: left out 18 tensors of w2e_query, e2w_query, e2e_query",
-  )
+  assert found.notes == ("use_entity_aware_attention is false: left out 18 tensors of w2e_query, e2w_query, e2e_query",)
   params = random_params(CASES["luke"].model)
   for name in ("word_to_entity", "entity_to_word", "entity_to_entity"):
     del params["layers"]["attention"][name]

@@ -240,11 +240,13 @@ FRESH = {"embeddings": {"word": jnp.zeros((4, 2))}, "heads": {"mlm": jnp.ones((2
 
 
 def test_parameters_of_another_run_are_adopted_by_name():
-  """Renamed by prefix, left out, or kept fresh as init_map says."""
+  """Renamed by prefix, left out, or from the seed where they are not there, as init_map says."""
+  init_map = (("encoder/", "embeddings/"), ("pooler/", ""), ("", "heads/"))
   found = {"encoder/word": jnp.full((4, 2), 7.0), "pooler/kernel": jnp.zeros((3,))}
-  adopted = adopt(found, FRESH, (("encoder/", "embeddings/"), ("pooler/", ""), ("", "heads/")))
+  adopted = adopt(found, FRESH, init_map)
   np.testing.assert_array_equal(adopted["embeddings"]["word"], 7.0)
   np.testing.assert_array_equal(adopted["heads"]["mlm"], 1.0)
+  np.testing.assert_array_equal(adopt(found | {"heads/mlm": jnp.zeros(2)}, FRESH, init_map)["heads"]["mlm"], 0.0)
 
 
 @pytest.mark.parametrize(

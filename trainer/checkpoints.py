@@ -65,6 +65,7 @@ class Checkpoints(Reader):
     if keep < 1:
       raise CheckpointError(f"checkpoints to keep: got {keep}, want 1 or more")
     self._keep, self._max_failures = keep, max_failures
+    self._best: tuple[int, ...] = ()
     self._writes = jax.process_index() == 0
     self._worker = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
     self._pending: tuple[int, concurrent.futures.Future] | None = None
@@ -119,6 +120,11 @@ class Checkpoints(Reader):
       self._pending = (draft.step, self._worker.submit(self._commit, draft, host))
     if wait:
       self.wait()
+
+  def keep_best(self, step: int) -> None:
+    """Has a step stay whatever its age, until there is a better one, and the one before it until this one is saved."""
+    if step not in self._best:
+      self._best = (*self._best[-1:], step)
 
   def check(self) -> None:
     """Logs a save that has failed since; cheap enough for every step. Raises CheckpointError as `save` does."""
@@ -213,11 +219,11 @@ class Checkpoints(Reader):
       shutil.rmtree(replaced)
 
   def _retain(self) -> None:
-    """Deletes what is neither among the newest `keep`, nor permanent, nor the newest scheduled one."""
+    """Deletes what is neither among the newest `keep`, nor permanent, nor the best, nor the newest scheduled one."""
     found = self.manifests()
     live = {step: m for step, m in found.items() if not self.rollbacks.is_void(m)}
     newest = sorted(live)[-self._keep :]
-    kept = {*newest, *(step for step, m in live.items() if m.permanent)}
+    kept = {*newest, *self._best, *(step for step, m in live.items() if m.permanent)}
     kept |= set(sorted(step for step, m in live.items() if m.scheduled)[-1:])
     for step in sorted(found.keys() - kept):
       doomed = self.step_directory(step, "deleted")

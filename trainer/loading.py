@@ -21,6 +21,7 @@ from models.published.errors import WeightsError
 from models.published.luke_files import is_archive
 from models.published.parts import shapes_of
 from trainer.config import flatten, from_json, stages
+from trainer.logs import MetricLog
 from trainer.manifest import CheckpointError
 from trainer.restore import Reader
 from trainer.rules import check_value
@@ -99,15 +100,24 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
-  params, step = newest_params(folder, model)
+  params, step = newest_params(folder, model, _best_step(folder, config.select_by))
   source, entities = f"{folder} step {step}", entities_of(folder, model)
   return Loaded(model, params, tokenizer, min(trained, positions), source, entities)
 
 
-def newest_params(folder: Path, model: Any) -> tuple[dict, int]:
-  """Parameters of the newest good checkpoint of a workdir, on the default device, and its step; raises InputError."""
+def _best_step(folder: Path, name: str) -> int | None:
+  """The step with the best held-out figure `name`, if the run has one and its checkpoint is good."""
+  best = MetricLog.best(folder, name) if name else None
+  return best[0] if best and best[0] in Reader(folder / "checkpoints").good_steps() else None
+
+
+def newest_params(folder: Path, model: Any, step: int | None = None) -> tuple[dict, int]:
+  """Parameters of the newest good checkpoint of a workdir, on the default device, and its step; raises InputError.
+
+  step: take that one where it is good.
+  """
   try:
-    found = Reader(folder / "checkpoints").restore_params(shapes_of(model))
+    found = Reader(folder / "checkpoints").restore_params(shapes_of(model), step)
   except CheckpointError as error:
     raise InputError(f"model {folder}: {error}") from error
   if found is None:

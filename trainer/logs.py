@@ -72,6 +72,20 @@ class MetricLog:
       figures |= json.loads(line)
     return {name: value for name, value in figures.items() if name != "step"}
 
+  def best_so_far(self, name: str) -> tuple[int, float] | None:
+    """`best` of this run."""
+    return self.best(self._path.parent, name)
+
+  @staticmethod
+  def best(workdir: Path, name: str) -> tuple[int, float] | None:
+    """The step where eval/NAME was highest, the first of several, and its value; None where it was never measured."""
+    path, best = workdir / METRICS, None
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+      figures = json.loads(line)
+      if f"eval/{name}" in figures and (best is None or figures[f"eval/{name}"] > best[1]):
+        best = (figures["step"], figures[f"eval/{name}"])
+    return best
+
   def _cut(self, step: int) -> None:
     if not self._path.exists():
       return

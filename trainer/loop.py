@@ -104,6 +104,7 @@ class Loop:
     self.figures: dict[str, float] = {}
     self.window, self.pending = _Window(), collections.deque()
     self.stopped = False
+    self._note_best()
 
   def run(self) -> Any:
     """The state after the last step, or when asked to stop (then `stopped` is True)."""
@@ -183,7 +184,7 @@ class Loop:
   def _boundary(self, program: Program) -> None:
     """Everything that is due at this step, in the order: evaluate, write, enter the next stage, save."""
     c, step = self.config, self.step
-    paused = time.monotonic()
+    paused, best = time.monotonic(), False
     if step and (step % c.eval_every == 0 or step == c.steps):
       self.parts.live.note("evaluating")
       figures = {f"eval/{n}": v for n, v in evaluate(program, self.parts.feed, self.state.params).items()}
@@ -191,16 +192,25 @@ class Loop:
         self.figures |= figures
         self.parts.log.write(step, figures)
         self.parts.live.report(step, figures)
+        best = self._note_best()
     entered = step == program.stage.end and step < c.steps
     if entered:
       following = self.parts.program_at(step)
       logging.info("stage from step %d: length %d", step, following.stage.length)
       self.state = following.enter(self.state)
       fault_point("stage")
-    if step == 0 or step % c.save_every == 0 or entered or step == c.steps:
+    if step == 0 or step % c.save_every == 0 or entered or best or step == c.steps:
       self._save(scheduled=True, permanent=entered)
     self.handled = step
     self.window.since += time.monotonic() - paused
+
+  def _note_best(self) -> bool:
+    """Has the checkpoint of the best held-out figure kept, if the config names one; whether it is this step's."""
+    found = self.parts.log.best_so_far(self.config.select_by) if self.config.select_by else None
+    if found is None:
+      return False
+    self.parts.checkpoints.keep_best(found[0])
+    return found[0] == self.step
 
   def _save(self, scheduled: bool, permanent: bool = False, wait: bool = False) -> None:
     meta = {**self.parts.meta, "streak": self.streak}

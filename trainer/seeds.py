@@ -45,7 +45,7 @@ def train_seeds(
 
 def spread(found: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
   """{figure: mean, std, values} of the held-out figures that all runs have."""
-  names = [name for name in found[0] if name.startswith("eval/") and all(name in each for each in found)]
+  names = [name for name in found[0] if name.startswith(("eval/", "best/")) and all(name in each for each in found)]
   columns = {name: [each[name] for each in found] for name in names}
   return {
     name: {

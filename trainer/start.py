@@ -88,9 +88,10 @@ def _resumed(state: Any, meta: dict, fingerprint: str, branch: str) -> Start:
 
 
 def initial_params(config: Any, fresh: Any) -> Any:
-  """Parameters of another run under this run's names; what `init_map` names stays fresh or is left out.
+  """Parameters of another run under this run's names.
 
-  init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out, ('', 'heads/') stays fresh.
+  init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out what is there, ('', 'heads/')
+  lets what is not there start from the seed.
   """
   source, init_map = Path(config.init_from), config.init_map
   found = _leaves_of(source)
@@ -118,7 +119,7 @@ def adopt(found: dict[str, Any], fresh: Any, init_map: tuple[tuple[str, str], ..
       renamed[here + path[len(there) :]] = leaf
   kept = tuple(here for there, here in init_map if not there)
   for path, leaf in target.items():
-    if kept and path.startswith(kept):
+    if path not in renamed and kept and path.startswith(kept):
       renamed[path] = leaf
     elif path not in renamed:
       problems.append(f"missing {path}")

@@ -28,7 +28,6 @@ class Task:
     decode: (examples, rows, logits of each row, labels) -> the answer of each example.
     gold: (example) -> what is true, as `score` wants it; None where nobody says.
     score: (what is true, answers) -> official figures, as fractions.
-    select: the figure by which the best epoch is kept; "" keeps the last one.
     markers: pieces that the vocabulary must have, each with the piece whose row a new one copies.
   """
 
@@ -41,7 +40,6 @@ class Task:
   decode: Callable[[Sequence, Sequence[TaskRow], Sequence[np.ndarray], Sequence[str]], list]
   gold: Callable[[Any], Any]
   score: Callable[[Sequence, Sequence], metrics.Scores]
-  select: str
   markers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def examples(self, folder: str | Path, split: str) -> list:
@@ -70,7 +68,6 @@ def _relation_task(name: str, **changes: Any) -> Task:
     decode=relations.decode,
     gold=lambda example: example.relation,
     score=metrics.relation_micro,
-    select="f1",
     markers={"<ent>": "@", "<ent2>": "#"},
   )
   return dataclasses.replace(base, **changes)
@@ -87,7 +84,6 @@ def _typing_task(name: str, **changes: Any) -> Task:
     decode=entity_typing.decode,
     gold=lambda example: example.types,
     score=metrics.micro,
-    select="f1",
     markers={"<ent>": "@"},
   )
   return dataclasses.replace(base, **changes)
@@ -104,7 +100,6 @@ def _span_task(name: str, **changes: Any) -> Task:
     decode=named_entities.decode,
     gold=lambda example: example.spans,
     score=metrics.micro,
-    select="",
   )
   return dataclasses.replace(base, **changes)
 
@@ -125,7 +120,6 @@ def _answer_task(name: str, unanswerable: bool) -> Task:
     decode=answers.AnswerDecoder(unanswerable=unanswerable),
     gold=_answer_texts,
     score=functools.partial(metrics.answer_scores, unanswerable=unanswerable),
-    select="",
   )
 
 
@@ -139,7 +133,6 @@ _RECORD = Task(
   decode=cloze.decode,
   gold=lambda example: None if example.answers is None else example.texts,
   score=metrics.answer_scores,
-  select="exact_match",
   markers={"[HIGHLIGHT]": "@", "[PLACEHOLDER]": "#", "[ENTITY]": "*"},
 )
 
