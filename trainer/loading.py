@@ -95,12 +95,12 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
       check_value(key, value)
     model = models.build(config)
     trained, positions = max(stage.length for stage in stages(config)), config.model.max_positions
-    tokenizer = load_tokenizer(folder)
+    tokenizer, select_by = load_tokenizer(folder), config.select_by
     validate(tokenizer, config.model.vocab_size)
   except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
-  params, step = newest_params(folder, model, _best_step(folder, config.select_by))
+  params, step = newest_params(folder, model, _best_step(folder, select_by))
   source, entities = f"{folder} step {step}", entities_of(folder, model)
   return Loaded(model, params, tokenizer, min(trained, positions), source, entities)
 
