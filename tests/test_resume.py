@@ -22,6 +22,7 @@ from train import train
 from trainer import faults
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, stages
+from trainer.logs import MetricLog
 from trainer.loop import TrainingError
 from trainer.programs import Setup
 from trainer.start import adopt
@@ -264,3 +265,14 @@ def test_parameters_of_another_run_are_adopted_by_name():
 def test_parameters_that_do_not_fit_are_listed(found, line):
   with pytest.raises(ValueError, match=line):
     adopt(found, FRESH, ())
+
+
+# --- the best checkpoint ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_a_loss_is_its_lowest_and_of_a_score_its_highest(tmp_path):
+  lines = [{"step": s, "eval/loss": v, "eval/f1": v} for s, v in ((10, 0.5), (20, 0.9), (30, 0.1), (40, 0.9))]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  assert MetricLog.best(tmp_path, "loss") == (30, 0.1)
+  assert MetricLog.best(tmp_path, "f1") == (20, 0.9)
+  assert MetricLog.best(tmp_path, "accuracy") is None

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Keys that a resumed run may change freely: they alter no update. `init_*` and `resume_from` only say how a run began.
 FREE_ON_RESUME = frozenset(
   ("recipe", "init_from", "init_map", "resume_from", "eval_every", "save_every", "log_every", "keep_checkpoints",
-   "select_by", "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers", "data.prefetch")
+   "select_by", "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers",
+   "data.prefetch")
 )  # fmt: skip
 
 

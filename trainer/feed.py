@@ -24,8 +24,11 @@ from data.masking import EntitySettings, Masking, Unigram
 from data.preparation import Training, prepare
 from data.store import open_store, unigram_counts
 from data.tables import load_or_build_tables
+from data.tokenizers import Tokenizer, TokenizerError
 from data.tokenizers.training import training
 from trainer.config import Stage
+from trainer.loading import with_tokenizer
+from trainer.texts import tokenizer_path
 
 
 class Feed(Protocol):
@@ -61,13 +64,8 @@ class CorpusFeed:
   def __init__(self, config: Any, workdir: Path):
     self._config, data = config, config.data
     directory = Path(data.dir) if data.dir else workdir / "data"
-    if data.tokenizer:
-      source = tokenizers.load(data.tokenizer, data.lowercase, data.words)
-      tokenizers.validate(source, config.model.vocab_size)
-    else:
-      source = Training(*training(data.tokenizer_type, config.model.vocab_size, data.lowercase, data.words))
     self.card = prepare(
-      data.source, source, directory, language=data.language, seed=config.seed, holdout=data.holdout,
+      data.source, _tokenizer(config), directory, language=data.language, seed=config.seed, holdout=data.holdout,
       workers=data.workers, entities=_entities(config), report=_Report(directory),
     )  # fmt: skip
     self.tokenizer = tokenizers.load(directory / "tokenizer")
@@ -157,14 +155,39 @@ def _log_frequencies(counts: np.ndarray) -> np.ndarray:
   return np.log((counts + 1.0) / (counts.sum() + len(counts)))
 
 
+def _tokenizer(config: Any) -> Tokenizer | Training:
+  """The tokenizer that the config names, that of the weights it starts from, or how to learn one.
+
+  Raises:
+    TokenizerError: it has other pieces than the rows of the word tables are of.
+  """
+  data = config.data
+  start = tokenizer_path(with_tokenizer(Path(config.init_from))) if config.init_from else None
+  if not data.tokenizer and start is None:
+    return Training(*training(data.tokenizer_type, config.model.vocab_size, data.lowercase, data.words))
+  chosen = tokenizers.load(data.tokenizer, data.lowercase, data.words) if data.tokenizer else None
+  if start is not None:
+    own = tokenizers.load(start, None, data.words)
+    if chosen is not None and chosen.vocabulary != own.vocabulary:
+      raise TokenizerError(
+        f"tokenizer {data.tokenizer}: has other pieces than {config.init_from}, whose word table is taken over; leave "
+        "data.tokenizer empty"
+      )
+    chosen = chosen or own
+  tokenizers.validate(chosen, config.model.vocab_size)
+  return chosen
+
+
 def _entities(config: Any) -> Entities | None:
   """How the links of the corpus become mentions; None for models without entities."""
   data = config.data
   if "entity_vocab" not in data:
     return None
-  return Entities(
-    data.entity_vocab or None, config.model.entity_vocab_size, data.unknown_entities, pages=data.entity_pages
-  )
+  vocabulary = data.entity_vocab or None
+  if config.init_from and vocabulary is None:  # the rows of its entity table are those of its own titles
+    own = tokenizer_path(Path(config.init_from))
+    vocabulary = own if any((own / name).is_file() for name in entity_vocabulary.FILES) else None
+  return Entities(vocabulary, config.model.entity_vocab_size, data.unknown_entities, pages=data.entity_pages)
 
 
 def _load_entities(folder: Path, size: int) -> EntityVocabulary:

@@ -127,7 +127,12 @@ def newest_params(folder: Path, model: Any, step: int | None = None) -> tuple[di
 
 def published_tokenizer(folder: Path) -> Tokenizer:
   """The tokenizer of published weights."""
-  return load_tokenizer(folder / "discriminator" if weights.is_pair(folder) else folder)
+  return load_tokenizer(with_tokenizer(folder))
+
+
+def with_tokenizer(folder: Path) -> Path:
+  """The folder itself, or the one of the two networks of an ELECTRA whose tokenizer is taken."""
+  return folder / "discriminator" if weights.is_pair(folder) else folder
 
 
 def entities_of(folder: Path, model: Any) -> EntityVocabulary | None:

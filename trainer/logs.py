@@ -30,6 +30,11 @@ def set_up_logging(terminal: bool) -> None:
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def better(name: str, value: float, than: float) -> bool:
+  """Whether a figure is better: lower for losses and perplexities, higher for all others."""
+  return value < than if name.endswith(("loss", "perplexity")) else value > than
+
+
 class MetricLog:
   """metrics.jsonl and TensorBoard events of one run. On resume, lines past the restored step are cut away first.
 
@@ -73,16 +78,16 @@ class MetricLog:
     return {name: value for name, value in figures.items() if name != "step"}
 
   def best_so_far(self, name: str) -> tuple[int, float] | None:
-    """`best` of this run."""
-    return self.best(self._path.parent, name)
+    """`best` of this run; None in processes that write nothing."""
+    return self.best(self._path.parent, name) if self._writes else None
 
   @staticmethod
   def best(workdir: Path, name: str) -> tuple[int, float] | None:
-    """The step where eval/NAME was highest, the first of several, and its value; None where it was never measured."""
+    """The step where eval/NAME was best, the first of several, and its value; None where it was never measured."""
     path, best = workdir / METRICS, None
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
       figures = json.loads(line)
-      if f"eval/{name}" in figures and (best is None or figures[f"eval/{name}"] > best[1]):
+      if f"eval/{name}" in figures and (best is None or better(name, figures[f"eval/{name}"], best[1])):
         best = (figures["step"], figures[f"eval/{name}"])
     return best
 

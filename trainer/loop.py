@@ -22,10 +22,11 @@ from trainer.checkpoints import Checkpoints
 from trainer.evaluation import evaluate
 from trainer.faults import fault_point
 from trainer.feed import Feed
-from trainer.logs import Live, MetricLog
+from trainer.logs import Live, MetricLog, better
 from trainer.programs import Program, Setup
 from trainer.start import Start
 from trainer.stopping import StopRequest
+from trainer.storage import from_first_process
 
 IN_FLIGHT = 2  # steps dispatched before the oldest is read
 
@@ -104,7 +105,8 @@ class Loop:
     self.figures: dict[str, float] = {}
     self.window, self.pending = _Window(), collections.deque()
     self.stopped = False
-    self._note_best()
+    self.best: tuple[int, float] | None = None  # step and value of the figure `select_by`
+    self._read_best()
 
   def run(self) -> Any:
     """The state after the last step, or when asked to stop (then `stopped` is True)."""
@@ -192,7 +194,7 @@ class Loop:
         self.figures |= figures
         self.parts.log.write(step, figures)
         self.parts.live.report(step, figures)
-        best = self._note_best()
+        best = self._note_best(figures)
     entered = step == program.stage.end and step < c.steps
     if entered:
       following = self.parts.program_at(step)
@@ -204,13 +206,29 @@ class Loop:
     self.handled = step
     self.window.since += time.monotonic() - paused
 
-  def _note_best(self) -> bool:
-    """Has the checkpoint of the best held-out figure kept, if the config names one; whether it is this step's."""
-    found = self.parts.log.best_so_far(self.config.select_by) if self.config.select_by else None
-    if found is None:
+  def _read_best(self) -> None:
+    """The best held-out figure so far, from what process 0 has written."""
+    name, self.best = self.config.select_by, None
+    found = self.parts.log.best_so_far(name) if name else None
+    numbers = [found[0], *np.float64([found[1]]).view(np.int32).tolist()] if found else []
+    if numbers := from_first_process(numbers) if name else []:
+      self.best = (numbers[0], float(np.int32(numbers[1:]).view(np.float64)[0]))
+      self.parts.checkpoints.keep_best(self.best[0])
+
+  def _note_best(self, figures: dict[str, float]) -> bool:
+    """Has this step's checkpoint kept if its figure is the best; whether it is."""
+    name = self.config.select_by
+    if not name or not figures:
       return False
-    self.parts.checkpoints.keep_best(found[0])
-    return found[0] == self.step
+    if f"eval/{name}" not in figures:
+      known = ", ".join(key.removeprefix("eval/") for key in figures)
+      raise TrainingError(f"select_by: got {name!r}, want one of the held-out figures: {known}")
+    value = figures[f"eval/{name}"]
+    if self.best and not better(name, value, self.best[1]):
+      return False
+    self.best = (self.step, value)
+    self.parts.checkpoints.keep_best(self.step)
+    return True
 
   def _save(self, scheduled: bool, permanent: bool = False, wait: bool = False) -> None:
     meta = {**self.parts.meta, "streak": self.streak}
@@ -244,4 +262,5 @@ class Loop:
     self.step, self.cursor, self.skipped, self.streak = meta["step"], meta["cursor"], meta["skipped"], meta["streak"]
     self.handled, self.window = self.step, _Window()
     self.parts.log.rewind(self.step)
+    self._read_best()
     fault_point("rolled_back")

@@ -33,13 +33,17 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   Raises:
     InputError: nothing is there. TokenizerError: what is there is no tokenizer.
   """
-  path = Path(path)
+  return tokenizers.load(tokenizer_path(Path(path)))
+
+
+def tokenizer_path(path: Path) -> Path:
+  """Where the files of `load_tokenizer` stand: in a workdir in a folder of their own."""
   if not path.exists():
     raise InputError(f"model {path}: no such file or directory, want a workdir of train.py or a tokenizer")
   own = path / TOKENIZER
   if (path / CONFIG).is_file() and not own.exists() and not _holds_tokenizer(path):
     raise InputError(f"model {path}: has no folder {TOKENIZER}/, want the tokenizer that train.py puts there; copy it")
-  return tokenizers.load(own if own.is_dir() else path)
+  return own if own.is_dir() else path
 
 
 def _holds_tokenizer(folder: Path) -> bool:
