@@ -31,7 +31,7 @@ SETTINGS = {
   "lite": ("on",),
   "queries": ("1", "4"),
 }
-RATES = {"tiny": 1.5e-3, "base": 1e-5, "large": 1e-5, "mluke_base": 1e-4, "mluke_large": 5e-5}  # of the second stage
+RATES = {"tiny": 5e-4, "base": 1e-5, "large": 1e-5, "mluke_base": 1e-4, "mluke_large": 5e-5}  # of the second stage
 NEW = ("entity_embeddings/", "heads/entity/")  # what RoBERTa does not have
 
 
@@ -128,13 +128,17 @@ def _mluke(config):
 
 
 def _tiny(config):
-  common.shrink(config, steps=3500, lr=RATES["tiny"])
-  config.stages = _stages(500, 3000, RATES["tiny"])
+  common.shrink(config, steps=4500, lr=RATES["tiny"])
+  config.stages = _stages(500, 4000, RATES["tiny"])
   config.optimizer.warmup_steps = 200
-  config.data.max_predictions = 19  # round(0.15 * 126)
-  config.data.max_entities = 32
+  config.data.holdout = 0.1  # a page has few mentions
+  config.data.length = 64
+  config.data.max_predictions = 9  # round(0.15 * 62)
+  config.data.max_entities = 16
+  config.model.init_std = 0.05  # at 0.1, and at rates of 1e-3, no entity ever finds the words of its mention
+  config.model.dropout = 0.1  # entities are soon known by heart
   config.data.entity_pages = "linked"  # the corpus is a part of a dump, and most of what it links to is not in it
-  config.model.entity_vocab_size = 2000  # a small corpus names few entities twice
+  config.model.entity_vocab_size = 500  # a small corpus names few entities three times
   config.model.entity_embedding = 64
 
 
