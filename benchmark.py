@@ -78,7 +78,7 @@ def _program(setup: Setup, flags: Any) -> Program:
   if flags.stage >= len(setup.stages):
     raise ConfigError(f"flag --stage: got {flags.stage}, want below {len(setup.stages)}, the stages of this recipe")
   stage = setup.stages[flags.stage]
-  example = synthetic_batch(setup.config, stage, 0, flags.full_rows)
+  example = synthetic_batch(setup.placed, stage, 0, flags.full_rows)
   validate(example)
   return Program(setup, stage, example)
 
@@ -111,7 +111,7 @@ def compiled(program: Program, target: str) -> dict[str, Any]:
 
 def timed(program: Program, flags: Any) -> dict[str, Any]:
   """Step time, throughput, utilisation, memory and losses of the step on BATCHES synthetic batches."""
-  hosts = [synthetic_batch(program.setup.config, program.stage, n, flags.full_rows) for n in range(BATCHES)]
+  hosts = [synthetic_batch(program.setup.placed, program.stage, n, flags.full_rows) for n in range(BATCHES)]
   batches = [program.place(host) for host in hosts]
   _progress(f"compiling on {jax.devices()[0].device_kind}")
   start = time.perf_counter()
@@ -139,7 +139,7 @@ def timed(program: Program, flags: Any) -> dict[str, Any]:
 def inference(program: Program, flags: Any) -> dict[str, Any]:
   """Time, throughput and memory of the encoder's forward pass on the tokens of BATCHES synthetic batches."""
   setup, stage = program.setup, program.stage
-  hosts = [synthetic_batch(setup.config, stage, n, flags.full_rows) for n in range(BATCHES)]
+  hosts = [synthetic_batch(setup.placed, stage, n, flags.full_rows) for n in range(BATCHES)]
   batches = [program.place(host).tokens for host in hosts]
   params, model = program.fresh_state().params, setup.objective.model
   encode = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens.ids, tokens).hidden)

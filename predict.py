@@ -17,9 +17,10 @@ and a LUKE on mentions, which are spans of characters, the end not included:
 
 DIR is a workdir of train.py, or a folder of published weights in Hugging Face's layout. FILE has one text a line (pair:
 FIRST<tab>SECOND), - is stdin. Lines of relate and type, and of FILE.jsonl, are JSON: {"text": "...", "spans": [[0, 7],
-[17, 28]], "entities": ["Beyoncé", null]}, where null = masked. Answers are tables on a terminal and JSON lines
-elsewhere; the last line on stdout is a JSON summary. Speed is told on stderr, and spans that cut a word or are lost.
-Wrong input ends with one line on stderr and exit status 2.
+[17, 28]], "entities": ["Beyoncé", null]}, where null = masked. Titles of an mLUKE are English, or name their language
+("de:Berlin"). Answers are tables on a terminal and JSON lines elsewhere; the last line on stdout is a JSON summary.
+Speed is told on stderr, and spans that cut a word or are lost. Wrong input ends with one line on stderr and exit
+status 2.
 """
 
 from __future__ import annotations

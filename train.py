@@ -122,10 +122,11 @@ def train(
       try:
         state = loop.run()
         checkpoints.wait()
+        tested = _tested(feed, loop, checkpoints, workdir) if isinstance(feed, TaskFeed) and not loop.stopped else {}
       finally:
         live.close()
         log.close()
-      figures = loop.figures or MetricLog.last_figures(workdir)
+      figures = (loop.figures or MetricLog.last_figures(workdir)) | tested
       if config.select_by and (best := MetricLog.best(workdir, config.select_by)):
         figures |= {"best/step": best[0], f"best/{config.select_by}": best[1]}
       logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
@@ -136,6 +137,31 @@ def train(
         "metrics": figures,
       }
       return summary, loop.stopped
+
+
+def _tested(feed: Any, loop: Any, checkpoints: Any, workdir: Path) -> dict[str, float]:
+  """Figures of a task's test file, with the parameters of the best step, or the last one where none is chosen.
+
+  They are measured once, and read from the run's figures afterwards; {} where there is no such file.
+  """
+  from trainer.evaluation import evaluate
+  from trainer.logs import MetricLog
+
+  if feed.test is None:
+    return {}
+  step, program = loop.best[0] if loop.best else loop.step, loop.parts.program_at(loop.step)
+  known = MetricLog.last_figures(workdir)
+  if "test/step" in known and known["test/step"] == step:
+    return {name: value for name, value in known.items() if name.startswith("test/")}
+  loop.parts.live.note("scoring the test file")
+  params = loop.state.params
+  if step != loop.step:
+    params, _ = checkpoints.restore_params(program.abstract_state.params, step)
+  figures = {f"test/{name}": value for name, value in evaluate(program, feed.test, params).items()}
+  loop.parts.live.report(loop.step, figures)
+  figures["test/step"] = step
+  loop.parts.log.write(loop.step, figures)
+  return figures
 
 
 def _mfu(setup: Any) -> Any:

@@ -10,7 +10,7 @@ Sizes: tiny, base, large, mluke_base, mluke_large. Settings, after the size:
 
     words=whole | piece      whole words masked together (LUKE), or single pieces (mLUKE)
     entities=keep | drop     links to entities outside the vocabulary are [UNK] (LUKE), or no entities (mLUKE)
-    lite=on                  an entity vocabulary of the four special entities alone
+    lite=on                  the four special entities alone: all links are mentions of [UNK]
     queries=1 | 4            entity-aware attention in pretraining too; the released models add it in fine-tuning
 
 Numbers without another source are those of the released pretraining_config/*.json and pretraining.md.
@@ -73,7 +73,7 @@ def _data():
   data.min_sentence = 5  # dataset.py: sentences of fewer tokens are left out
   data.max_entities = 128  # max_entity_length: mentions of a row at most
   data.max_mention = 30  # max_mention_length: pieces of a mention whose positions count
-  data.entity_vocab = ""  # folder or file of an entity vocabulary; empty = counted in the corpus
+  data.entity_vocab = ""  # folder or file of an entity vocabulary, or special; empty = counted in the corpus
   data.entity_pages = "existing"  # pages that a vocabulary is counted from: existing | linked (of a part of a dump)
   data.unknown_entities = "keep"  # include-unk-entities: links outside the vocabulary are [UNK]
   data.words = "marks"  # batch_generator.py: a word ends before a space or a punctuation mark
@@ -149,9 +149,11 @@ def _apply(config, chosen):
     config.data.masking = "whole_word" if whole else "token"
     config.data.replace_by = "word" if whole else "piece"
     config.data.words = "marks" if whole else "pieces"
+  if "lite" in chosen:
+    config.data.entity_vocab = "special"
+    config.data.unknown_entities = "keep"
+    config.model.entity_vocab_size = 4  # luke-*-lite: [MASK], [UNK], [PAD], [MASK2]
   if "entities" in chosen:
     config.data.unknown_entities = chosen["entities"]
-  if "lite" in chosen:
-    config.model.entity_vocab_size = 4  # luke-*-lite: [MASK], [UNK], [PAD], [MASK2]
   if "queries" in chosen:
     config.model.query_kinds = int(chosen["queries"])

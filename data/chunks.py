@@ -132,9 +132,10 @@ def write_linked_texts(path: Path, documents: list[Document], language: str) -> 
   Pages are there whose text is left out. Links are counted before sentences are divided, which loses a few. Where a
   document came with its links marked, what they speak of counts as a page.
   """
-  kept, skipped, pages, redirects, links = [], Counter(), [], [], Counter()
+  kept, skipped, pages, redirects, links, namespaces = [], Counter(), [], [], Counter(), set()
   for document in documents:
     title = titles.normalise(document.title or "")
+    namespaces.update(document.namespaces or ())
     if document.redirect is not None:
       skipped["redirect"] += 1
       redirects.append((title, titles.normalise(document.redirect)))
@@ -152,6 +153,7 @@ def write_linked_texts(path: Path, documents: list[Document], language: str) -> 
     except Skipped as reason:
       skipped[str(reason)] += 1
   about = {"pages": pages, "redirects": [pair for pair in redirects if all(pair)], "links": links}
+  about["namespaces"] = sorted(namespaces)
   texts = {"documents": kept, "skipped": skipped}
   write_atomically(path, json.dumps(about).encode() + b"\n" + json.dumps(texts).encode())
 
@@ -162,7 +164,7 @@ def read_texts(path: Path) -> tuple[list[Document], Counter]:
 
 
 def read_links(path: Path) -> dict:
-  """What a chunk of texts with links says of pages, redirects and links, as `LinkTable.add` takes them."""
+  """What a chunk of texts with links says of pages, redirects, links and namespaces, as `LinkTable.add` takes them."""
   with path.open("rb") as file:
     return json.loads(file.readline())
 

@@ -46,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--input", required=True, metavar="SPEC", help="the corpus")
   parser.add_argument("--tokenizer", required=True, metavar="PATH|train", help="a tokenizer, or train one")
-  kinds = ("wordpiece", "bytebpe", "sentencepiece")
+  kinds = ("wordpiece", "bytebpe", "sentencepiece", "words")
   parser.add_argument("--tokenizer_type", choices=kinds, default="wordpiece", help="to train (%(default)s)")
-  parser.add_argument("--words", choices=("pieces", "text"), default="pieces", help="where words start (%(default)s)")
+  splits = ("pieces", "text", "marks", "space")
+  parser.add_argument("--words", choices=splits, default="pieces", help="where words start (%(default)s)")
   parser.add_argument("--output", required=True, metavar="DIR", help="folder of the prepared corpus")
   parser.add_argument("--vocab_size", type=int, help=f"pieces of a trained tokenizer ({_VOCAB_SIZE})")
   parser.add_argument("--cased", action="store_true", help="train a tokenizer that keeps case and accents")
-  parser.add_argument("--entities", metavar="PATH|train", help="links become mentions, of this vocabulary or a new one")
+  parser.add_argument("--entities", metavar="PATH|train|special", help="links become mentions of these entities")
   parser.add_argument("--entity_vocab_size", type=int, help=f"entities of a new vocabulary ({_ENTITY_VOCAB_SIZE})")
   parser.add_argument("--entity_white_list", metavar="PATH", help="titles of entities that a new vocabulary has")
   parser.add_argument("--entity_pages", choices=PAGES, help="in the corpus, or all it links to (existing)")
@@ -73,9 +74,12 @@ def _tokenizer(arguments: argparse.Namespace) -> str | Training:
     return arguments.tokenizer
   from data.tokenizers.training import training
 
+  kind = arguments.tokenizer_type
+  if kind == "words" and arguments.vocab_size is not None:
+    raise CorpusError("--vocab_size: got it with --tokenizer_type=words, want none: all words are kept")
   size = _VOCAB_SIZE if arguments.vocab_size is None else arguments.vocab_size
-  lowercase = not arguments.cased and arguments.tokenizer_type != "bytebpe"
-  return Training(*training(arguments.tokenizer_type, size, lowercase, arguments.words))
+  lowercase = not arguments.cased and kind not in ("bytebpe", "words")
+  return Training(*training(kind, size, lowercase, arguments.words))
 
 
 def _entities(arguments: argparse.Namespace) -> Entities | None:

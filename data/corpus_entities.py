@@ -15,6 +15,8 @@ from data.link_table import LinkTable
 from data.titles import normalise
 from data.wiki_links import PARSER
 
+SPECIAL = "special"  # in place of a vocabulary's path
+HOMONYMS = "disambiguation.txt"  # beside the vocabulary: titles of pages that only tell others apart, one a line
 UNKNOWN = ("keep", "drop")
 PAGES = ("existing", "linked")
 
@@ -24,13 +26,14 @@ class Entities:
   """How the links of a corpus become mentions of entities.
 
   Attributes:
-    vocabulary: a file or folder of one; None = the most common of the pages that the corpus links to.
+    vocabulary: a file or folder of one; "special" = [PAD], [UNK], [MASK] and [MASK2] alone; None = the most common of
+      the pages that the corpus links to.
     size: of a vocabulary to learn, [PAD], [UNK] and [MASK] included (LUKE: 500,000).
     unknown: what becomes of a link that the vocabulary does not have: "keep" it as a mention of [UNK] (LUKE), or
       "drop" it, its words being text like any other (mLUKE).
     white_list: a file with a title a line; of a vocabulary to learn, pages that are in it if anything links to them.
-    pages: which pages a vocabulary is learned from: "existing" ones (LUKE), or all that are "linked" to but categories,
-      for a fragment of a dump, which lacks most of the pages that it links to.
+    pages: which pages a vocabulary is learned from: "existing" ones (LUKE), or all articles that are "linked" to, for a
+      fragment of a dump, which lacks most of the pages that it links to.
   """
 
   vocabulary: str | Path | None = None
@@ -45,6 +48,8 @@ class Entities:
         raise EntityError(f"{name}: got {value!r}, want one of {', '.join(choices)}")
     if self.size <= len(SPECIALS):
       raise EntityError(f"entity vocabulary: got a size of {self.size}, want over {len(SPECIALS)}, [PAD] [UNK] [MASK]")
+    if self.vocabulary == SPECIAL and self.unknown == "drop":
+      raise EntityError("unknown entities: got 'drop' with special entities alone, want 'keep': they are all there are")
     if self.vocabulary is not None and self.white_list is not None:
       raise EntityError("entity white list: got one beside a vocabulary, want it where one is learned from the corpus")
 
@@ -54,8 +59,12 @@ class Entities:
       white_list = None if self.white_list is None else chunks.digest(self.wanted())
       vocabulary = {"train": {"size": self.size, "pages": self.pages, "white_list": white_list}}
     else:
-      vocabulary = {"digest": entity_vocabulary.load(self.vocabulary).digest}
+      vocabulary = {"digest": self.given().digest}
     return {"vocabulary": vocabulary, "unknown": self.unknown, "parser": PARSER}
+
+  def given(self) -> EntityVocabulary:
+    """The vocabulary that `vocabulary` names."""
+    return EntityVocabulary.of_specials() if self.vocabulary == SPECIAL else entity_vocabulary.load(self.vocabulary)
 
   def wanted(self) -> list[str]:
     """Titles of the white list, in its order, each once."""
@@ -93,12 +102,12 @@ def link(entities: Entities, texts: list[Path], work: Path, key: str, language: 
   try:
     for text in texts:
       about = chunks.read_links(text)
-      table.add(text.name, about["pages"], about["redirects"], about["links"])
+      table.add(text.name, about["pages"], about["redirects"], about["links"], about["namespaces"])
       report("entities", len(about["pages"]) + len(about["redirects"]))
     table.resolve()
     folder = work / f"entities-{key}"
     if not folder.exists():
-      _write(folder, _learned(entities, table) if entities.vocabulary is None else _given(entities))
+      _write(folder, _learned(entities, table) if entities.vocabulary is None else entities.given(), table)
     vocabulary = entity_vocabulary.load(folder)
     table.assign(lambda title: vocabulary.id_of(title, language))
     card = {"parser": PARSER, **table.card(), "unknown": entities.unknown}
@@ -106,10 +115,6 @@ def link(entities: Entities, texts: list[Path], work: Path, key: str, language: 
     table.close()
   card["vocabulary"] = {"size": vocabulary.size, "digest": vocabulary.digest}
   return Linked(path, folder, vocabulary.special.unk if entities.unknown == "keep" else None, card)
-
-
-def _given(entities: Entities) -> EntityVocabulary:
-  return entity_vocabulary.load(entities.vocabulary)
 
 
 def _learned(entities: Entities, table: LinkTable) -> EntityVocabulary:
@@ -125,8 +130,10 @@ def _learned(entities: Entities, table: LinkTable) -> EntityVocabulary:
   return EntityVocabulary.of_titles([title for title, _ in rows], [count for _, count in rows])
 
 
-def _write(folder: Path, vocabulary: EntityVocabulary) -> None:
+def _write(folder: Path, vocabulary: EntityVocabulary, table: LinkTable) -> None:
   temporary = folder.with_name(f".{folder.name}")
   shutil.rmtree(temporary, ignore_errors=True)
   vocabulary.save(temporary)
+  with (temporary / HOMONYMS).open("w", encoding="utf-8") as file:
+    file.writelines(f"{title}\n" for title in table.homonyms())
   temporary.rename(folder)

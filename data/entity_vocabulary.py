@@ -78,6 +78,11 @@ class EntityVocabulary:
       raise EntityError(f"entity vocabulary: got the title {twice!r} twice, want each once")
     return cls(ids, None if counts is None else np.asarray([0] * len(SPECIALS) + list(counts), np.int64))
 
+  @classmethod
+  def of_specials(cls) -> EntityVocabulary:
+    """[PAD] = 0, [UNK] = 1, [MASK] = 2, [MASK2] = 3 and nothing else."""
+    return cls.of_titles([_MASK2])
+
   @functools.cached_property
   def digest(self) -> str:
     sha = hashlib.sha256()
@@ -95,15 +100,16 @@ class EntityVocabulary:
     """The id of a title in any spelling that leads to its page, None where it has none.
 
     Args:
-      language: of the title, for a multilingual vocabulary; others have bare titles, whatever it is.
+      language: of the title, for a multilingual vocabulary, where the title does not name it ("de:Berlin"); others have
+        bare titles, whatever it is.
     """
     if title in _NAMES:
       return self.ids.get(title)
-    name = normalise(title)
+    names = [normalise(title), title]
     if self.multilingual:  # "None:" is what a conversion of vocabularies without a language wrote
-      name = f"{language}:{name}"
-    found = self.ids.get(name)
-    return found if found is not None else self.ids.get(title)
+      own, _, rest = title.partition(":")
+      names = [f"{language}:{names[0]}", f"{own.strip()}:{normalise(rest)}", title]
+    return next((self.ids[name] for name in names if name in self.ids), None)
 
   def titles(self, ids: Iterable[int]) -> list[str]:
     """Of each id the first of its titles.

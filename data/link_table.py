@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data import titles
+from data.wikitext import NAMESPACES
 
 _ROWS = 100_000  # of one transaction
 _AT_ONCE = 500  # titles of one query; every SQLite allows 999
@@ -19,6 +20,7 @@ _SCHEMA = """
   CREATE TABLE IF NOT EXISTS chunks (name TEXT PRIMARY KEY) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS pages (title TEXT PRIMARY KEY, disambiguation INT) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS redirects (title TEXT PRIMARY KEY, target TEXT) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS namespaces (name TEXT PRIMARY KEY) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS links (title TEXT PRIMARY KEY, count INT, target TEXT) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS targets (title TEXT PRIMARY KEY, count INT, entity INT) WITHOUT ROWID;
 """
@@ -33,7 +35,7 @@ _COUNT_TARGETS = """
 """
 _MOST_COMMON = """
   SELECT title, count FROM targets LEFT JOIN pages USING (title)
-  WHERE substr(title, 1, 9) <> 'Category:' AND (pages.title IS NOT NULL OR NOT ?) ORDER BY count DESC, title
+  WHERE pages.title IS NOT NULL OR NOT ? ORDER BY count DESC, title
 """
 _ENTITIES = """
   SELECT links.title, targets.entity FROM links JOIN targets ON targets.title = coalesce(links.target, links.title)
@@ -53,16 +55,22 @@ class LinkTable:
     self._base.close()
 
   def add(
-    self, chunk: str, pages: Iterable[tuple[str, bool]], redirects: Iterable[tuple[str, str]], links: Mapping[str, int]
+    self,
+    chunk: str,
+    pages: Iterable[tuple[str, bool]],
+    redirects: Iterable[tuple[str, str]],
+    links: Mapping[str, int],
+    namespaces: Iterable[str] = (),
   ) -> None:
     """Adds what a chunk has, once, whoever calls how often: (title, whether it only tells others apart) of its pages,
-    (title, target) of its redirects, and how often it links to which title."""
+    (title, target) of its redirects, how often it links to which title, and its site's names of namespaces."""
     with self._transaction():
       if not self._base.execute("INSERT OR IGNORE INTO chunks VALUES (?)", (chunk,)).rowcount:
         return
       self._base.executemany(_ADD_PAGE, pages)
       self._base.executemany("INSERT OR IGNORE INTO redirects VALUES (?, ?)", redirects)
       self._base.executemany(_ADD_LINKS, links.items())
+      self._base.executemany("INSERT OR IGNORE INTO namespaces VALUES (?)", ((name.lower(),) for name in namespaces))
 
   @contextlib.contextmanager
   def _transaction(self) -> Iterator[None]:
@@ -95,8 +103,17 @@ class LinkTable:
     return row[0] if row else 0
 
   def most_common(self, existing: bool) -> Iterator[tuple[str, int]]:
-    """(title, count) of the targets, the most common first, equals by title; where asked, of `existing` pages only."""
-    return self._base.execute(_MOST_COMMON, (existing,))
+    """(title, count) of the targets, the most common first, equals by title; where asked, of `existing` pages only.
+
+    Files, categories and pages of other namespaces are left out, by their English names and by those of their site.
+    """
+    spaces = NAMESPACES.union(name for (name,) in self._base.execute("SELECT name FROM namespaces"))
+    rows = self._base.execute(_MOST_COMMON, (existing,))
+    return (row for row in rows if titles.prefix(row[0]) not in spaces)
+
+  def homonyms(self) -> Iterator[str]:
+    """Titles of the pages that only tell others apart, in order."""
+    return (title for (title,) in self._base.execute("SELECT title FROM pages WHERE disambiguation ORDER BY title"))
 
   def assign(self, entity: Callable[[str], int | None]) -> None:
     """Keeps the entity of each target for `lookup`."""

@@ -186,13 +186,14 @@ def _prepare(plan: _Plan, tokenizer: Tokenizer | Training) -> dict:
     raise CorpusError(
       "a worker process died (most often: out of memory): use fewer workers; finished chunks are kept"
     ) from error
-  names = []
+  keys = []  # eight bytes a document, all that is kept of each: names of millions would be most of the memory
   for path in tokens:
-    found, counts = chunks.read_names(path)
-    names += found
+    names, counts = chunks.read_names(path)
+    keys.append(np.asarray([draws.key(plan.settings["seed"], "holdout", name) for name in names], np.uint64))
     skipped += counts
-  _check_bad(plan, skipped, len(names))
-  tallies = _write_documents(plan, tokens, _held_out(plan, names))
+  keys = np.concatenate([np.zeros(0, np.uint64), *keys])
+  _check_bad(plan, skipped, len(keys))
+  tallies = _write_documents(plan, tokens, _held_out(plan, keys))
   shutil.rmtree(plan.output / "tokenizer", ignore_errors=True)
   shutil.copytree(folder, plan.output / "tokenizer")
   if linked is not None:
@@ -285,19 +286,23 @@ def _check_bad(plan: _Plan, skipped: Counter, kept: int) -> None:
     )
 
 
-def _held_out(plan: _Plan, names: list[str]) -> np.ndarray | None:
-  """bool [documents]: by a hash of the id, and at least one document on each side; None without a held-out split."""
-  if not names:
+def _held_out(plan: _Plan, keys: np.ndarray) -> np.ndarray | None:
+  """bool [documents]: by a hash of the id, and at least one document on each side; None without a held-out split.
+
+  Args:
+    keys: uint64 [documents]: of the draw of each.
+  """
+  if not len(keys):
     raise CorpusError(f"corpus {plan.source.spec}: no document is left, want at least 1; is it text, and in this form?")
-  holdout, seed = plan.settings["holdout"], plan.settings["seed"]
+  holdout = plan.settings["holdout"]
   if holdout == 0:
     return None
-  if len(names) < 2:
+  if len(keys) < 2:
     raise CorpusError(
       f"corpus {plan.source.spec}: got 1 document, want at least 2 to hold one out: say --holdout=0, or divide the "
       "text (a blank line in the form lines:, two in the form text:)"
     )
-  drawn = draws.uniform(np.asarray([draws.key(seed, "holdout", name) for name in names], np.uint64), 0)
+  drawn = draws.uniform(keys, 0)
   held = drawn < holdout
   held[np.argmin(drawn)] = True
   held[np.argmax(drawn)] = False

@@ -8,19 +8,23 @@ Ids are uniform: the time of a step does not depend on them.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from data.batch import Entities, Masked, MaskedEntities, Pair, Tokens
+from data.batch import Entities, Labelled, Masked, MaskedEntities, Pair, Tokens
 from data.draws import key
 from data.masking.mentions import masked_per_row, mention_budgets
 from data.packing import pack
+from data.tasks.batches import Shape, collate
+from data.tasks.rows import ENTITIES, TaskRow
 
 MEDIAN, SIGMA = 160.0, 1.2  # tokens of an article, and the standard deviation of their logarithm
 SHORTEST = 8  # tokens of an example, special tokens included
 TOKENS_A_MENTION = 20  # Wikipedia's words between links, about
+SENTENCE = 40.0  # median tokens of an example of a task that reads sentences, with its markers
 
 
 def synthetic_batch(config: Any, stage: Any, number: int, full_rows: bool = False) -> Any:
@@ -142,4 +146,78 @@ def _masked_mentions(
   return np.take_along_axis(order, first, 1), np.take_along_axis(taken, first, 1)
 
 
-BATCHES: dict[str, Callable[..., Any]] = {"electra": masked, "entities": entities, "masked": masked, "spans": spans}
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """What examples of one kind of task look like.
+
+  whole: of the whole length, as windows of passages and sentences in their document's context are; else sentences.
+  labels: labels of an example. mentions: of an example, pieces: of one at most. slots, spans: of a label.
+  """
+
+  whole: bool
+  labels: int
+  mentions: int
+  pieces: int
+  slots: int = 0
+  spans: int = 0
+
+
+_KINDS = {
+  "type": _Kind(False, 1, 1, 30, slots=1),
+  "relate": _Kind(False, 1, 2, 30, slots=2),
+  "spans": _Kind(True, 100, 100, 16, slots=1, spans=2),  # the spans of a sentence of 14 words
+  "cloze": _Kind(True, 12, 13, 30, slots=2),
+  "answer": _Kind(True, 2, 0, 30),
+}
+
+
+def labelled(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> Labelled:
+  """`batch_size` examples of a task, packed as the task's feed packs them; all batches have one shape.
+
+  Rows are a multiple of micro_batches and, where it is named, of mesh.data.
+  """
+  kind, size, length = _KINDS[config.objective.kind], stage.batch_size, stage.length
+  spread = statistics.NormalDist(np.log(SENTENCE), SIGMA / 2)  # its quantiles, so that batches differ in no length
+  sentences = np.array([int(np.exp(spread.inv_cdf((i + 0.5) / size))) for i in range(size)])
+  sizes = np.full(size, length) if full_rows or kind.whole else np.clip(sentences, SHORTEST, length)
+  shape = Shape(
+    length,
+    config.data.pack,
+    config.micro_batches * max(config.mesh.data, 1),
+    0,
+    kind.pieces,
+    config.objective.kind == "answer",
+  )
+  return collate([_task_row(config, kind, int(each), rng) for each in sizes], shape).batch
+
+
+def _task_row(config: Any, kind: _Kind, size: int, rng: np.random.Generator) -> TaskRow:
+  """An example of `size` tokens with its mentions and labels anywhere in it."""
+  labels, name = kind.labels, config.objective.kind
+  linked = bool(config.task.links)  # a question's entities are those of the whole table
+  mentions = max(1, size // TOKENS_A_MENTION) if linked else kind.mentions
+  classes = size if name == "answer" else max(len(config.objective.labels), 2)
+  begins, pieces = rng.integers(0, size, mentions), rng.integers(1, 5, mentions)
+  columns = tuple(np.arange(a, min(a + n, size), dtype=np.int32) for a, n in zip(begins, pieces))
+  fields: dict[str, Any] = {}
+  if mentions:
+    ids = rng.integers(0, config.model.entity_vocab_size, mentions) if linked else np.full(mentions, ENTITIES["[MASK]"])
+    fields |= {"entities": ids.astype(np.int32), "mentions": columns}
+  if kind.slots:
+    fields["slots"] = rng.integers(0, mentions, (labels, kind.slots)).astype(np.int32)
+  if kind.spans:
+    fields["spans"] = np.sort(rng.integers(0, size, (labels, kind.spans)), axis=1).astype(np.int32)
+  if name == "type":
+    fields["several"] = rng.integers(0, 2, (labels, classes)).astype(np.float32)
+  ids = rng.integers(0, config.model.vocab_size, size).astype(np.int32)
+  wanted = np.zeros(labels, np.int32) if name == "type" else rng.integers(0, classes, labels).astype(np.int32)
+  return TaskRow(ids, np.zeros(size, np.int32), wanted, np.ones(labels, np.float32), **fields)
+
+
+BATCHES: dict[str, Callable[..., Any]] = {
+  "electra": masked,
+  "entities": entities,
+  "masked": masked,
+  "spans": spans,
+  "task": labelled,
+}

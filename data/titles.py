@@ -37,6 +37,12 @@ def normalise(title: str) -> str:
   return capital + words[1:] if len(capital) == 1 else words  # "ß" has no capital of one letter
 
 
+def prefix(title: str) -> str:
+  """What stands before a colon, in lower case: a namespace, or a language; "" without one."""
+  before, colon, _ = title.lstrip(": ").partition(":")
+  return before.strip().lower() if colon else ""
+
+
 def redirect_target(wikitext: str) -> str | None:
   """The title that a page leads to by its text alone, "" where that cannot be read; None of other pages.
 

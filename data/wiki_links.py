@@ -112,18 +112,13 @@ def _link(node, spaces: frozenset[str] | set[str]) -> tuple[str, str]:
   written = _shown(node.title)
   title = titles.normalise(written)
   text = written if node.text is None else _shown(node.text)
-  space = _prefix(title)
+  space = titles.prefix(title)
   if space in spaces:
     text = text.rpartition("|")[2]  # of an image, after its settings: the caption
-  if (space in spaces and _prefix(text) in spaces) or (node.text is None and INTERLANGUAGE.fullmatch(_prefix(written))):
+  names_language = node.text is None and INTERLANGUAGE.fullmatch(titles.prefix(written))
+  if (space in spaces and titles.prefix(text) in spaces) or names_language:
     return " " * len(text), ""
   return text, title
-
-
-def _prefix(title: str) -> str:
-  """What stands before a colon, in lower case; "" without one."""
-  before, colon, _ = title.lstrip(": ").partition(":")
-  return before.strip().lower() if colon else ""
 
 
 def _shown(code) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from data.batch import Labelled
+from data.batch import Entities, Labelled
 from models.heads import gather_columns
 from models.layers import split_key
+from models.luke import Luke
 from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
 from objectives.losses import binary_cross_entropy, cross_entropy, is_top
 
@@ -90,7 +91,11 @@ class TaskObjective:
     return {"task": 1.0}
 
   def init(self, key: Array, batch: Labelled) -> dict:
-    arguments = (batch.tokens,) if batch.entities is None else (batch.tokens, batch.entities)
+    entities = batch.entities
+    if entities is None and isinstance(self.model, Luke):  # a row's first token stands for one: all parameters are made
+      first = batch.tokens.ids[:, :1] * 0
+      entities = Entities(first, first[..., None], first + 1)
+    arguments = (batch.tokens,) if entities is None else (batch.tokens, entities)
     return self.model.init(key, *arguments, method="everything")["params"]
 
   def carry(self, batch: Labelled) -> None:

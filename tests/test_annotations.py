@@ -222,7 +222,7 @@ TRAINING = {
 
 
 @pytest.mark.skipif(not RE_DOCRED.exists(), reason="needs ../shared/data/relation/re-docred")
-@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize("kind", TRAINING)
 def test_entities_of_re_docred_decode_to_their_surfaces(tmp_path, kind):
   pages = list(documents_of_re_docred(80))
   tokenizer = TRAINERS[kind]([sentence for text, _ in pages for sentence in text], 2000, **TRAINING[kind])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import albert, bert, common, electra, luke, roberta, spanbert
+from configs import albert, bert, common, electra, finetune, luke, roberta, spanbert
 from trainer.config import FREE_ON_RESUME, difference, flatten, from_json, load, stage_at, stages, to_json, validate
 from trainer.rules import RULES
 
@@ -210,7 +210,8 @@ def test_difference_lists_key_old_and_new():
 
 
 def test_keys_that_are_free_on_resume_exist_and_change_no_update():
-  assert set(flatten(load(TINY))) >= FREE_ON_RESUME
+  tuning = flatten(finetune.get_config("semeval"))
+  assert {*flatten(load(TINY)), *tuning} >= FREE_ON_RESUME
   touching = ("seed", "steps", "batch_size", "micro_batches", "dtype", "stages", "data.static_copies", "data.dir")
   groups = [key for key in flatten(load(TINY)) if key.startswith(("model.", "optimizer.", "objective."))]
   assert not FREE_ON_RESUME & {*touching, *groups}
@@ -224,6 +225,7 @@ def test_choices_are_those_of_the_code():
   from data.masking import STRATEGIES
   from data.tokenizers import WORDS
   from data.tokenizers.training import TRAINERS
+  from data.tokenizers.words import SPLITS
   from models import DTYPES
   from models.albert import SHARED
   from models.entity_attention import FORMS
@@ -233,9 +235,9 @@ def test_choices_are_those_of_the_code():
   from objectives.optimizers import SCHEDULES
 
   built = {
-    "data.format": FORMATS, "data.masking": STRATEGIES, "data.words": WORDS, "model.activation": ACTIVATIONS,
-    "dtype": DTYPES, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT, "optimizer.schedule": SCHEDULES,
-    "data.tokenizer_type": TRAINERS, "model.share": SHARED, "model.attention": FORMS,
+    "data.format": FORMATS, "data.masking": STRATEGIES, "data.words": {*WORDS, *SPLITS}, "dtype": DTYPES,
+    "model.activation": ACTIVATIONS, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT,
+    "optimizer.schedule": SCHEDULES, "data.tokenizer_type": TRAINERS, "model.share": SHARED, "model.attention": FORMS,
   }  # fmt: skip
   for key, names in built.items():
     rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, key))

@@ -112,6 +112,28 @@ def test_a_fragment_of_a_dump_learns_from_all_that_is_linked_to(source, tmp_path
   assert list(entity_vocabulary.load(tmp_path / "out/entities").ids)[3:] == ["Cat", "Loop", "Dog", "Mouse", "Nowhere"]
 
 
+def test_no_page_outside_the_articles_is_an_entity(tmp_path):
+  """Files, categories and whatever the site calls them: by the English names and by its own."""
+  links = "[[File:a.jpg|A cat]] [[:kategorie:V|v]] [[Image:c.png|c]] [[:Category:D|d]] [[Halo: 5|five]] [[Ant]]"
+  path = written(tmp_path / "a.xml", dump(page(1, "One", links)))
+  prepared(path, tmp_path / "out", Entities(size=100, pages="linked"))
+  assert list(entity_vocabulary.load(tmp_path / "out/entities").ids)[3:] == ["Ant", "Halo: 5"]
+
+
+def test_special_entities_alone(source, tmp_path):
+  """What the models called lite have: every link is a mention of [UNK]."""
+  card = prepared(source, tmp_path / "out", Entities("special"))
+  ids = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3}
+  assert dict(entity_vocabulary.load(tmp_path / "out/entities").ids) == ids
+  assert {title for _, title in mentions(tmp_path / "out")} == {"[UNK]"} and card["splits"]["train"]["mentions"] == 12
+  with pytest.raises(EntityError, match="unknown entities: got 'drop' with special entities alone, want 'keep'"):
+    Entities("special", unknown="drop")
+
+
+def test_pages_that_only_tell_others_apart_are_listed(corpus):
+  assert (corpus[0] / "entities/disambiguation.txt").read_text() == "Ant\n"
+
+
 def test_a_given_vocabulary_is_taken_as_it_is(source, tmp_path):
   ids = {"[MASK]": 0, "[UNK]": 1, "[PAD]": 2, "en:Mouse": 5, "de:Maus": 5, "en:Loop": 7}
   EntityVocabulary(ids).save(tmp_path / "given")

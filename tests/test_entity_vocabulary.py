@@ -53,7 +53,8 @@ def test_a_multilingual_vocabulary_has_titles_by_language():
   assert vocabulary.multilingual and vocabulary.special == EntitySpecial(0, 1, 2, 5)
   assert [vocabulary.id_of("japan", language) for language in ("en", "de", "ja", None)] == [3, 3, None, None]
   assert vocabulary.id_of("日本", "ja") == 3
-  assert vocabulary.id_of("en:Tokyo") == 4  # as the file has it
+  spellings = ("en:Tokyo", " en:tokyo#Parks", "Tokyo", "xx:Tokyo")  # a title may name its language
+  assert [vocabulary.id_of(title, "de") for title in spellings] == [4, 4, None, None]
   assert vocabulary.id_of("[UNK]", "ja") == vocabulary.id_of("[UNK]") == 1
   assert vocabulary.titles([3]) == ["en:Japan"]  # the first in the file
 

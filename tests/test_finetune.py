@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from data.tasks.rows import ENTITIES
-from models.paths import named_leaves
+from models.paths import merge, named_leaves
+from tests.finetune_runs import SPLIT, config_of, fit, semeval, settings
 from tests.trained import WORDS, luke_run
-from train import train
-from trainer.adaptation import QUERIES
+from trainer.adaptation import QUERIES, adapted
 from trainer.config import load, validate
+from trainer.evaluation import evaluate
 from trainer.feed import Stage
-from trainer.finetuning import task_tokenizer
+from trainer.finetuning import initial_leaves, task_tokenizer
 from trainer.inference import load_model
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
@@ -23,22 +24,6 @@ from trainer.start import initial_params
 from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
-RECIPE = "configs/finetune.py:semeval"
-# The words between the two marks tell the relation, and which mark comes first its direction.
-BETWEEN = {"Cause-Effect": "made", "Component-Whole": "is part of", "Other": "saw"}
-
-
-def semeval(path, count, seed):
-  rng, lines = np.random.default_rng(seed), []
-  for number in range(count):
-    name = str(rng.choice(list(BETWEEN)))
-    one, two = rng.choice(["cat", "dog", "mat", "rain"], 2, replace=False)
-    turned = name != "Other" and rng.random() < 0.5
-    first, second = (f"<e2>{one}</e2>", f"<e1>{two}</e1>") if turned else (f"<e1>{one}</e1>", f"<e2>{two}</e2>")
-    relation = name if name == "Other" else f"{name}({'e2,e1' if turned else 'e1,e2'})"
-    # e1 stands first in every line of the official files; here order and direction say the same
-    lines += [f'{number + 1}\t"the {first} {BETWEEN[name]} the {second} ."', relation, "Comment:", ""]
-  path.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +31,22 @@ def run(tmp_path_factory):
   folder = luke_run(tmp_path_factory.mktemp("finetune") / "luke")
   (folder.parent / "task").mkdir()
   semeval(folder.parent / "task" / "TRAIN_FILE.TXT", 120, 0)
-  semeval(folder.parent / "task" / "TEST_FILE_FULL.TXT", 30, 1)
+  semeval(folder.parent / "task" / "TEST_FILE_FULL.TXT", 24, 1)
   return folder
 
 
-def settings(run, **changes):
-  own = {
-    "init_from": str(run), "task.dir": str(run.parent / "task"), "batch_size": 12, "optimizer.lr": 3e-3,
-    "task.epochs": 6, "mesh.data": 1, "log_every": 10, "data.pack": 2,
-  }  # fmt: skip
-  return own | {name.replace("__", "."): value for name, value in changes.items()}
+@pytest.fixture(scope="module")
+def done(run):
+  """(config, workdir, summary) of a run of ten epochs."""
+  config = config_of(run, keep_checkpoints=2)
+  folder = run.parent / "done"
+  return config, folder, fit(config, folder)[0]
 
 
-def config_of(run, **changes):
-  return load(RECIPE, settings(run, **changes))
-
-
-def fit(config, folder):
-  """One device, as most who fine-tune have."""
-  return train(config, folder, setup=Setup.of(config, jax.devices()[:1]))
+def figures_of(folder, name):
+  """{step: figure} of a run's metrics.jsonl."""
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return {line["step"]: line[name] for line in lines if name in line}
 
 
 def test_the_config_is_completed_from_the_weights_and_the_files(run):
@@ -73,16 +55,26 @@ def test_the_config_is_completed_from_the_weights_and_the_files(run):
   assert (config.model.vocab_size, config.model.entity_vocab_size) == (WORDS + 2, len(ENTITIES))
   assert config.objective.kind == "relate" and config.objective.labels[0] == "Other"
   assert len(config.objective.labels) == 5 and config.dtype == "float32"
-  assert (config.steps, config.eval_every, config.save_every) == (60, 10, 10)
-  assert config.optimizer.warmup_steps == 3  # 6 % of the steps
+  assert (config.steps, config.eval_every, config.save_every) == (80, 8, 8)  # 96 of 120 examples are trained on
+  assert config.optimizer.warmup_steps == 4  # 6 % of the steps
   assert config.data.length == 48  # no more than the model has positions
   validate(config)
 
 
 def test_overrides_of_the_model_and_the_steps_stand(run):
-  config = config_of(run, model__dropout=0.3, steps=7, optimizer__warmup_steps=2)
+  config = config_of(run, model__dropout=0.3, steps=7, optimizer__warmup_steps=2, dtype="bfloat16", data__length=40)
   assert (config.model.dropout, config.steps, config.optimizer.warmup_steps) == (0.3, 7, 2)
+  assert (config.dtype, config.data.length) == ("bfloat16", 40)
   assert load("configs/finetune.py:semeval,queries=1", settings(run)).model.query_kinds == 1
+
+
+@pytest.mark.parametrize("data, batch", [(8, 4), (8, 12), (-1, 3)])
+def test_a_batch_need_not_be_a_multiple_of_the_devices(run, data, batch):
+  """Rows of padding fill it up."""
+  config = config_of(run, mesh__data=data, batch_size=batch, micro_batches=2)
+  validate(config)
+  feed = TaskFeed(config, run.parent / "unborn")
+  assert len(feed.example(None).tokens.ids) % 16 == 0
 
 
 @pytest.mark.parametrize(
@@ -92,9 +84,19 @@ def test_overrides_of_the_model_and_the_steps_stand(run):
     ({"init_from": "nowhere"}, "init_from: got 'nowhere', want a run or published weights"),
     ({"task__dir": ""}, "task.dir: is empty, want the folder of semeval's files"),
     ({"task__train": "none.txt"}, "none.txt: no such file, want the official one, or name it: task.train, task.dev"),
+    ({"task__test": "none.txt"}, "none.txt: no such file, want the official one, or name it: task.train, task.dev"),
+    ({"task__dev_share": 0.0}, "has no official dev file, want task.dev, or task.dev_share above 0"),
+    ({"task__dev": "TEST_FILE_FULL.TXT"}, "task.dev_share: got 0.2 with task.dev=TEST_FILE_FULL.TXT, want 0"),
+    ({"task__links": "links.jsonl"}, "task.links: got 'links.jsonl', want '': semeval has no answers in passages"),
+    ({"task__offsets": "nearest"}, "task.offsets: got 'nearest', want 'exact': semeval has no answers in passages"),
+    ({"task__queries": 3}, "task.queries: got 3, want 0, 1 or 4"),
+    ({"batch_size": 0}, "batch_size: got 0, want a whole number of at least 1"),
+    ({"objective__kind": "type"}, "objective.kind: is set, want it left out: it follows from task.name"),
+    ({"objective__labels": "a,b"}, "objective.labels: is set, want it left out: it follows from task.name"),
+    ({"data__length": 4000}, "data.length: got 4000, want at most 48, the positions of init_from"),
   ],
 )
-def test_what_is_missing_is_one_line(run, changes, line):
+def test_what_is_missing_or_cannot_be_is_one_line(run, changes, line):
   with pytest.raises(ConfigError) as caught:
     config_of(run, **changes)
   assert line in str(caught.value) and "\n" not in str(caught.value)
@@ -125,11 +127,7 @@ def test_weights_are_taken_over_with_rows_for_markers_and_the_cut_entity_table(r
     if path.startswith(("layers/", "entity_embeddings/position", "entity_embeddings/dense")):
       np.testing.assert_array_equal(after[path], before[path])
   assert {path for path in after if path.startswith("heads/")} == {"heads/relate/kernel"}
-
-
-def test_queries_that_pretraining_did_not_have_are_copies_with_weight_and_bias(run):
-  before, after, _, _ = started(run)
-  for name in QUERIES:
+  for name in QUERIES:  # which pretraining did not have
     for part in ("kernel", "bias"):
       np.testing.assert_array_equal(after[f"layers/attention/{name}/{part}"], before[f"layers/attention/query/{part}"])
 
@@ -140,48 +138,117 @@ def test_a_fresh_start_takes_sizes_and_words_but_no_weights(run):
   assert after[path].shape == before[path].shape and not np.array_equal(after[path], before[path])
 
 
-def test_it_learns_and_reports_the_official_figures_of_the_dev_file(run, tmp_path):
-  summary, _ = fit(config_of(run), tmp_path / "run")
+def test_rows_of_words_beyond_the_tokenizer_go_with_markers_and_without():
+  """A published table may have more rows than there are pieces."""
+  found = {"embeddings/word/embedding": np.arange(256 * 2, dtype=np.float32).reshape(256, 2)}
+  fresh = {"embeddings/word/embedding": np.ones((128, 2), np.float32)}
+  plain = adapted(found, fresh, 100, {}, [], False)["embeddings/word/embedding"]
+  np.testing.assert_array_equal(plain[:100], found["embeddings/word/embedding"][:100])
+  assert plain.shape == (128, 2) and not plain[100:].any()
+  marked = adapted(found, fresh, 100, {100: 7}, [], False)["embeddings/word/embedding"]
+  np.testing.assert_array_equal(marked[100], found["embeddings/word/embedding"][7])
+
+
+def test_a_head_is_taken_over_for_the_same_labels_alone(caplog):
+  caplog.set_level("INFO")
+  found, fresh = ({"heads/relate/kernel": np.full((4, 3), value, np.float32)} for value in (1, 2))
+  assert adapted(found, fresh, 0, {}, [], True)["heads/relate/kernel"][0, 0] == 1
+  assert adapted(found, fresh, 0, {}, [], False)["heads/relate/kernel"][0, 0] == 2
+  wider = {"heads/relate/kernel": np.ones((4, 9), np.float32)}
+  assert adapted(wider, fresh, 0, {}, [], True)["heads/relate/kernel"][0, 0] == 2
+  said = [record.getMessage() for record in caplog.records]
+  assert said[0] == "fine-tuning: goes on with the head of init_from" and said[1].endswith("from the seed: nothing")
+  assert said[2:] == ["fine-tuning: from the seed: heads/relate (init_from has one for other labels)"] * 2
+
+
+def test_a_second_task_goes_on_with_the_head_of_the_first_if_it_has_the_same_labels(run, done):
+  config = config_of(run, init_from=str(done[1]))
+  found = named_leaves(jax.device_get(load_model(done[1]).params))
+  fresh = {path: np.zeros_like(leaf) for path, leaf in found.items()}
+  begun = lambda: initial_leaves(config, found, merge(fresh))["heads/relate/kernel"]
+  np.testing.assert_array_equal(begun(), found["heads/relate/kernel"])
+  with config.unlocked():
+    config.objective.labels = tuple(reversed(config.objective.labels))  # as many, of other classes
+  assert not begun().any()
+
+
+def test_it_learns_and_reports_the_official_figures_of_the_held_out_part(run, done):
+  config, folder, summary = done
   metrics = summary["metrics"]
   assert metrics["eval/f1"] > 0.8 and metrics["eval/accuracy"] > 0.8
-  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-  assert [line["step"] for line in lines if "eval/f1" in line] == [10, 20, 30, 40, 50, 60]
-  loaded = load_model(tmp_path / "run")
+  assert list(figures_of(folder, "eval/f1")) == list(range(8, 81, 8))
+  loaded = load_model(folder)
   assert loaded.tokenizer.vocabulary[-2:] == ("<ent>", "<ent2>") and dict(loaded.entities.ids) == ENTITIES
   # the tokenizer of the run goes on where init_from is gone
-  assert task_tokenizer(config_of(run), tmp_path / "run")[0].digest == loaded.tokenizer.digest
+  assert task_tokenizer(config, folder)[0].digest == loaded.tokenizer.digest
 
 
-def test_a_killed_run_ends_with_the_same_state(run, tmp_path):
-  whole, _ = fit(config_of(run, steps=20), tmp_path / "whole")
-  fit(config_of(run, steps=20), tmp_path / "cut")
-  for step in (tmp_path / "cut" / "checkpoints").iterdir():
-    if step.name == "20":
-      shutil.rmtree(step)
-  again, _ = fit(config_of(run, steps=20), tmp_path / "cut")
-  assert again["state_sha256"] == whole["state_sha256"] and again["metrics"]["eval/f1"] == whole["metrics"]["eval/f1"]
-
-
-def test_the_best_epoch_is_kept_and_used(run, tmp_path):
+def test_the_best_epoch_is_kept_and_used(run, done):
   """The first of equals; newer checkpoints do not push it out."""
-  config = config_of(run, steps=60, keep_checkpoints=1, eval_every=10, save_every=10)
-  folder = tmp_path / "run"
-  summary, _ = fit(config, folder)
-  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-  figures = {line["step"]: line["eval/f1"] for line in lines if "eval/f1" in line}
+  _, folder, summary = done
+  figures = figures_of(folder, "eval/f1")
   best = min(step for step in figures if figures[step] == max(figures.values()))
+  assert best < 72  # the newest two are kept anyway
   assert (summary["metrics"]["best/step"], summary["metrics"]["best/f1"]) == (best, figures[best])
   assert load_model(folder).source.endswith(f"step {best}")
-  assert int(max(folder.joinpath("checkpoints").iterdir(), key=lambda p: int(p.name)).name) == 60
+  assert {int(step.name) for step in (folder / "checkpoints").iterdir()} >= {best, 72, 80}
 
 
-def test_packing_and_micro_batches_change_no_update(run, tmp_path):
-  losses = []
-  for pack, parts in ((1, 1), (2, 1), (2, 2)):
-    config = config_of(run, data__pack=pack, micro_batches=parts, steps=10, model__dropout=0.0)
-    summary, _ = fit(config, tmp_path / f"{pack}-{parts}")
-    losses.append((summary["metrics"]["train/loss"], summary["metrics"]["eval/loss"]))
-  np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+def test_the_test_file_is_scored_once_with_the_best_epoch(run, done):
+  """The file plays no part before; its figures are those of the chosen checkpoint on it, as held-out file."""
+  config, folder, summary = done
+  metrics = summary["metrics"]
+  assert list(figures_of(folder, "test/f1")) == [80] and metrics["test/step"] == metrics["best/step"]
+  alone = config_of(run, task__train="TRAIN_FILE.TXT", task__dev="TEST_FILE_FULL.TXT", task__dev_share=0.0)
+  feed, setup = TaskFeed(alone, folder), Setup.of(config, jax.devices()[:1])
+  program = Program(setup, setup.stages[0], feed.example(setup.stages[0]))
+  figures = [evaluate(program, feed, load_model(place).params) for place in (folder, newest(folder))]
+  assert {f"test/{name}" for name in figures[0]} == {n for n in metrics if n.startswith("test/")} - {"test/step"}
+  for name, value in figures[0].items():
+    assert metrics[f"test/{name}"] == pytest.approx(value, rel=1e-5)
+  assert figures[0]["f1"] > 0.8 and abs(figures[1]["loss"] - figures[0]["loss"]) > 0.01  # the last step's are others
+
+
+def newest(folder):
+  """A copy of a run that selects no epoch."""
+  copy = folder.parent / "newest"
+  shutil.copytree(folder, copy)
+  config = json.loads((copy / "config.json").read_text())
+  (copy / "config.json").write_text(json.dumps(config | {"select_by": ""}))
+  return copy
+
+
+def test_without_a_test_file_nothing_is_scored(run, tmp_path):
+  shutil.copy(run.parent / "task" / "TRAIN_FILE.TXT", tmp_path)
+  assert TaskFeed(config_of(run, task__dir=str(tmp_path)), run.parent / "unborn").test is None
+
+
+def test_a_killed_run_ends_with_the_same_state(run, done, tmp_path):
+  config, folder, summary = done
+  shutil.copytree(folder, tmp_path / "cut")
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / "80")
+  again, _ = fit(config, tmp_path / "cut")
+  assert again["state_sha256"] == summary["state_sha256"]
+  names = [name for name in summary["metrics"] if name.startswith(("eval/", "best/", "test/"))]
+  assert "test/f1" in names and all(again["metrics"][name] == summary["metrics"][name] for name in names)
+
+
+def test_packing_and_micro_batches_change_no_update(run):
+  found, begun = [], None
+  for pack, parts in ((1, 1), (3, 2)):
+    config = config_of(run, data__pack=pack, micro_batches=parts)
+    setup = Setup.of(config, jax.devices()[:1])
+    batch = TaskFeed(config, run.parent / "unborn").example(setup.stages[0])
+    program = Program(setup, setup.stages[0], batch)
+    begun = jax.device_get(program.fresh_state()) if begun is None else begun
+    state, report = program.step(jax.device_put(begun, program.shardings), program.place(batch))
+    found.append((len(batch.tokens.ids), jax.device_get(report), named_leaves(jax.device_get(state.params))))
+  (rows, lone, one), (fewer, packed, two) = found
+  assert fewer < rows == 12
+  assert float(lone.sums["task"]) == pytest.approx(float(packed.sums["task"]), rel=1e-5)
+  assert float(lone.grad_norm) == pytest.approx(float(packed.grad_norm), rel=1e-4)
+  for path in ("heads/relate/kernel", "layers/ffn/up/kernel"):
+    np.testing.assert_allclose(one[path], two[path], atol=1e-5)
 
 
 def test_official_figures_are_those_of_the_answers_in_order(run):
@@ -189,27 +256,45 @@ def test_official_figures_are_those_of_the_answers_in_order(run):
   config = config_of(run)
   feed = TaskFeed(config, run.parent / "unborn")
   stage = Stage(0, 1, 48, 12, 0)
-  batches = list(feed.held_out(stage))
-  right = [np.eye(5)[batch.labels] for batch in batches]
-  assert feed.score(right)["f1"] == 1.0
-  assert feed.score([np.roll(logits, 1, axis=-1) for logits in right])["f1"] < 0.5
+  for part in (feed, feed.test):
+    right = [np.eye(5)[batch.labels] for batch in part.held_out(stage)]
+    assert part.score(right)["f1"] == 1.0
+    assert part.score([np.roll(logits, 1, axis=-1) for logits in right])["f1"] < 0.5
+
+
+def test_files_with_other_labels_than_the_config_are_refused(run, tmp_path):
+  config = config_of(run)
+  shutil.copytree(run.parent / "task", tmp_path / "task")
+  semeval(tmp_path / "task" / "TRAIN_FILE.TXT", 60, 0, names=("Cause-Effect", "Other"))
+  with config.unlocked():
+    config.task.dir = str(tmp_path / "task")
+  # and labels of the test file that training lacks end no run
+  with pytest.raises(ConfigError, match=r"objective.labels: got 5 labels \(Other, .*want 3 labels \(Other, Cause"):
+    TaskFeed(config, run.parent / "unborn")
 
 
 def test_seeds_give_a_run_each_and_their_mean_and_spread(run, tmp_path):
-  config = config_of(run, steps=2, eval_every=2, save_every=2)
-  summary, stopped = train_seeds(config, tmp_path, (0, 1), fit)
-  assert not stopped and summary["seeds"] == [0, 1]
-  losses = [
-    json.loads((tmp_path / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()[-1])["eval/loss"]
-    for seed in (0, 1)
-  ]
-  found = summary["metrics"]["eval/loss"]
-  assert found["values"] == losses and losses[0] != losses[1]
-  assert found["mean"] == pytest.approx(sum(losses) / 2)
-  assert found["std"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
+  config, runs = config_of(run), []
+
+  def train(config, workdir):
+    runs.append((config.seed, workdir.name))
+    return {"metrics": {"train/loss": 1.0, "eval/f1": 0.5 + config.seed / 10, "test/f1": 0.4, "test/x": 1.0}}, False
+
+  summary, stopped = train_seeds(config, tmp_path, (0, 1), train)
+  assert not stopped and runs == [(0, "seed-0"), (1, "seed-1")] and config.seed == 42
+  assert summary["seeds"] == [0, 1] and set(summary["metrics"]) == {"eval/f1", "test/f1", "test/x"}
+  found = summary["metrics"]["eval/f1"]
+  assert found["values"] == [0.5, 0.6] and found["mean"] == pytest.approx(0.55)
+  assert found["std"] == pytest.approx(0.1 / 2**0.5)
+  assert summary["metrics"]["test/f1"] == {"mean": 0.4, "std": 0.0, "values": [0.4, 0.4]}
 
 
 @pytest.mark.parametrize("text", ["1,1", "a", "1,,2", "-1"])
 def test_wrong_seeds_are_one_line(text):
   with pytest.raises(ConfigError, match="flag --seeds: got .*, want different whole numbers"):
     read_seeds(text)
+
+
+def test_the_share_that_is_held_out_is_exact(run):
+  feed = TaskFeed(config_of(run), run.parent / "unborn")
+  assert sum(int(batch.weights.sum()) for batch in feed.held_out(None)) == round(SPLIT * 120)

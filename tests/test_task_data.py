@@ -44,7 +44,7 @@ def mentions_are_their_texts(rows, spans, first):
 
 def test_semeval():
   task = registry.find("semeval")
-  train, test = (examples("semeval", SEMEVAL, split) for split in ("train", "dev"))
+  train, test = (examples("semeval", SEMEVAL, split) for split in ("train", "test"))
   assert (len(train), len(test)) == (8000, 2717)
   labels = task.label_list(train)
   assert len(labels) == 19 and labels[0] == "Other" and task.label_list(test)[0] == "Other"
@@ -137,7 +137,7 @@ def test_half_of_squad_2():
   path = DATA / "qa/squad-v2.0-half-dev.json"
   if not path.is_file():
     pytest.skip("../shared/data/qa is not here")
-  with pytest.raises(questions.TaskError, match="offsets=nearest"):
+  with pytest.raises(questions.TaskError, match="set task.offsets=nearest"):
     questions.read_squad(path)
   found = questions.read_squad(path, unanswerable="keep", offsets="nearest")
   assert (len(found), sum(example.impossible for example in found)) == (6078, 3168)

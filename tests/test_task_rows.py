@@ -90,7 +90,9 @@ def test_a_text_that_is_too_long_is_cut_around_its_mentions():
     (row,) = rows([TypingExample("a b c d e f g h i j", (first, first + 1), ("x",))], LETTERS, ("x",))
     assert said(row, LETTERS) == f"[CLS] {want} [SEP]"
     assert LETTERS.pieces(row.ids[row.mentions[0]]) == ["<ent>", "abcdefghij"[first // 2], "<ent>"]
-  with pytest.raises(TaskError, match="example: got mentions in 8 pieces of text, want at most 6: raise max_length"):
+  with pytest.raises(
+    TaskError, match="example: got mentions in 8 pieces of text, want at most 6: shorten the text, or raise data.length"
+  ):
     rows([TypingExample("a b c d e f", (0, 11), ("x",))], LETTERS, ("x",))
 
 

@@ -10,6 +10,7 @@ from mwparserfromhell import nodes
 
 from data import documents, titles, wiki_links
 from data.documents import Document, Skipped
+from data.link_table import LinkTable
 from data.sources import open_source
 from data.stripper import Stripper
 from tests.test_wiki import dump, page
@@ -173,25 +174,30 @@ def test_documents_without_links_have_none():
 # Whole dumps
 
 
-def of_articles(names):
-  """Links but those to files, images, categories, and sections of their own page."""
+def in_markup(wikitext):
+  """Links at any depth but those to files, images, categories and own sections, by the parser's whole tree."""
+  names = (str(node.title).strip() for node in mwparserfromhell.parse(wikitext).filter_wikilinks())
   return [name for name in names if not re.match(r"(file|image|category):|#", name, re.IGNORECASE)]
 
 
-def in_markup(wikitext):
-  """Links at any depth, by the parser's whole tree."""
-  return of_articles(str(node.title).strip() for node in mwparserfromhell.parse(wikitext).filter_wikilinks())
-
-
-def at_top_level(wikitext):
-  """Where the links of the uppermost level lead that show text and name no language, by the parser's whole tree."""
-  tree = mwparserfromhell.parse(re.sub("'{2,}", "", wikitext))
-  links = [node for node in tree.nodes if isinstance(node, nodes.Wikilink)]
-  links = [node for node in links if (node.title if node.text is None else node.text).strip_code().strip()]
-  links = [node for node in links if node.text is not None or not re.match("[a-z]{2,3}(-[a-z]+)*:", str(node.title))]
-  names = of_articles(mwparserfromhell.parse(name).strip_code() for name in of_articles(str(n.title) for n in links))
-  names = [" ".join(re.split(r"[\s_]+", name.lstrip(":").split("#")[0])).strip() for name in names]
-  return Counter(name if name == "ß" else name[:1].upper() + name[1:] for name in names if name)
+def at_top_level(wikitext, namespaces):
+  """Where the links of the uppermost level lead that show text, and no namespace or language, by the parser's whole
+  tree; of a link to a file what it shows stands behind the last bar."""
+  spaces = rf"({'|'.join(('file', 'image', 'category', *map(re.escape, namespaces)))})\s*:"
+  found = Counter()
+  for node in mwparserfromhell.parse(re.sub("'{2,}", "", wikitext)).nodes:
+    if not isinstance(node, nodes.Wikilink):
+      continue
+    written = node.title.strip_code()
+    text, name = (written if node.text is None else node.text.strip_code()), written.lstrip(":").split("#")[0]
+    if re.match(spaces, name.strip(), re.IGNORECASE):
+      text = "" if re.match(rf":?\s*{spaces}", text.split("|")[-1], re.IGNORECASE) else text.split("|")[-1]
+    if not text.strip() or (node.text is None and re.match("[a-z]{2,3}(-[a-z]+)*:", written)):
+      continue
+    name = " ".join(re.split(r"[\s_]+", name)).strip()
+    found[name if name == "ß" else name[:1].upper() + name[1:]] += 1
+  del found[""]
+  return found
 
 
 def read(path):
@@ -201,24 +207,44 @@ def read(path):
 
 
 def found_in(document):
-  return Counter(of_articles(title for *_, title in wiki_links.linked(document.text, document.namespaces)[1]))
+  return Counter(title for *_, title in wiki_links.linked(document.text, document.namespaces)[1])
 
 
 def test_links_of_a_dump(tmp_path):
   text = "[[a]] and [[A|it]], {{box|[[hidden]]}} [[b_c#d|e]] [[#own]] [[File:x.jpg|a [[caption]]]] [[Category:Z]]"
+  text += " [[Kategorie:Z]]"
   path = written(tmp_path / "a.xml", dump(page(1, "One", text), page(2, "Two", "#REDIRECT [[One]]", redirect="One")))
   pages, redirects = read(path)
   assert redirects == {"Two": "One"}
-  assert in_markup(pages[0].text) == ["a", "A", "hidden", "b_c#d", "caption"]
-  assert found_in(pages[0]) == at_top_level(pages[0].text) == {"A": 2, "B c": 1}
+  assert in_markup(pages[0].text) == ["a", "A", "hidden", "b_c#d", "caption", "Kategorie:Z"]
+  found = {"A": 2, "B c": 1, "File:x.jpg": 1}
+  assert found_in(pages[0]) == at_top_level(pages[0].text, pages[0].namespaces) == found
 
 
-def test_links_of_a_real_dump():
+@pytest.fixture(scope="module")
+def real():
   if not SHARED.exists():
     pytest.skip("no ../shared/data/wiki")
-  pages, redirects = read(SHARED)
+  return read(SHARED)
+
+
+def test_links_of_a_real_dump(real, tmp_path):
+  """Of every page those of an independent walk; the card's totals, over redirects, are the sums of that walk."""
+  pages, redirects = real
   assert (len(pages), len(redirects)) == (106, 99)  # and one redirect of another namespace
   assert redirects["AfghanistanHistory"] == "History of Afghanistan"
-  assert sum(len(in_markup(document.text)) for document in pages) == 30_216
-  for document in pages[::5]:
-    assert found_in(document) == at_top_level(document.text), document.title
+  table, walked = LinkTable(tmp_path / "links.sqlite"), Counter()
+  for document in pages:
+    found, own = found_in(document), at_top_level(document.text, document.namespaces)
+    assert found == own, document.title
+    table.add(document.id, [(document.title, False)], redirects.items(), found)
+    for title, count in own.items():
+      walked[redirects.get(title, title)] += count
+  table.resolve()
+  card = table.card()
+  assert (card["links"], card["targets"]) == (walked.total(), len(walked)) == (23_511, 17_850)
+
+
+@pytest.mark.slow
+def test_a_real_dump_is_read_whole(real):
+  assert sum(len(in_markup(document.text)) for document in real[0]) == 30_216

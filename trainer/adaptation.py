@@ -14,8 +14,13 @@ _ENCODER = ("embeddings/", "entity_embeddings/", "layers/", "projection/", "pool
 
 
 def adapted(
-  found: dict[str, Any], fresh: dict[str, Any], words: int, markers: dict[int, int], entities: list[int]
-) -> dict:
+  found: dict[str, Any],
+  fresh: dict[str, Any],
+  words: int,
+  markers: dict[int, int],
+  entities: list[int] | None,
+  same_head: bool,
+) -> dict[str, Any]:
   """Leaves of a pretrained encoder as a task's model has them.
 
   Heads of pretraining go; the task's head is fresh unless `found` has the same one. Queries that pretraining did not
@@ -23,9 +28,10 @@ def adapted(
 
   Args:
     found, fresh: {path: leaf}.
-    words: pieces of the vocabulary of `found`.
+    words: pieces of the vocabulary of `found`; its table may have more rows, which go.
     markers: {id of a piece that the task adds: id of the piece whose row it copies}.
-    entities: for each row of the task's entity table the row of the one in `found`.
+    entities: for each row of the task's entity table the row of the one in `found`; None = the whole table.
+    same_head: whether the head of `found`, if it has one, is for this kind of task and for these labels.
   Raises:
     ConfigError: `found` is no encoder of this kind.
   """
@@ -36,26 +42,37 @@ def adapted(
       if path in fresh and path not in leaves:
         leaves[path] = np.array(found[f"layers/attention/query/{part}"])  # an array of its own: steps donate theirs
   word, entity = "embeddings/word/embedding", "entity_embeddings/entity/embedding"
-  if markers:
+  if word in found:
     leaves[word] = _grown(np.asarray(found[word]), len(fresh[word]), words, markers)
-  if entity in fresh and entity in found:
+  if entities is not None and entity in fresh and entity in found:
     table = np.zeros(fresh[entity].shape, np.float32)
     table[: len(entities)] = np.asarray(found[entity])[entities]
     leaves[entity] = table
-  kept = [path for path in fresh if path not in leaves and path.startswith(("heads/", "pooler/"))]
-  for path in kept:
-    leaves[path] = found[path] if path in found and found[path].shape == fresh[path].shape else fresh[path]
+  leaves |= _heads(found, {path: leaf for path, leaf in fresh.items() if path not in leaves}, same_head)
   missing = sorted(fresh.keys() - leaves.keys())
   if missing:
     raise ConfigError(
       f"init_from: has no {', '.join(missing[:4])}, want an encoder of the kind that the task is run on"
     )
-  new = sorted({path.rsplit("/", 1)[0] for path in kept if path not in found})
-  logging.info("fine-tuning: %s from the seed", ", ".join(new) if new else "nothing")
   return leaves
 
 
+def _heads(found: dict[str, Any], wanted: dict[str, Any], same_head: bool) -> dict[str, Any]:
+  """Head and pooler of `wanted`: that of `found` if it is the same, else from the seed, which the log says."""
+  wanted = {path: leaf for path, leaf in wanted.items() if path.startswith(("heads/", "pooler/"))}
+  heads = [path for path in wanted if path.startswith("heads/")]
+  if same_head and all(path in found and found[path].shape == wanted[path].shape for path in heads):
+    wanted |= {path: found[path] for path in heads}
+    logging.info("fine-tuning: goes on with the head of init_from")
+    heads = []
+  new = sorted({path.rsplit("/", 1)[0] for path in wanted if path in heads or path.startswith("pooler/")})
+  other = " (init_from has one for other labels)" if any(path in found for path in heads) else ""
+  logging.info("fine-tuning: from the seed: %s%s", ", ".join(new) if new else "nothing", other)
+  return wanted
+
+
 def _grown(table: np.ndarray, rows: int, words: int, markers: dict[int, int]) -> np.ndarray:
+  """The first `words` rows of a table, and a copy of a row for each marker; zeros up to `rows`."""
   grown = np.zeros((rows, table.shape[1]), table.dtype)
   grown[:words] = table[:words]
   for new, source in markers.items():

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FREE_ON_RESUME = frozenset(
   ("recipe", "init_from", "init_map", "resume_from", "eval_every", "save_every", "log_every", "keep_checkpoints",
    "select_by", "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers",
-   "data.prefetch")
+   "data.prefetch", "task.test")
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def dry_run(config: Any) -> dict[str, Any]:
   console.print(_table("config", ("key", "value"), [(k, repr(v)) for k, v in flatten(config).items()]))
   summary: dict[str, Any] = {"mesh": dict(setup.mesh.shape), "stages": []}
   for number, stage in enumerate(setup.stages):
-    program = Program(setup, stage, synthetic_batch(config, stage, 0))
+    program = Program(setup, stage, synthetic_batch(setup.placed, stage, 0))
     if number == 0:
       summary["parameters"] = show_parameters(setup, program)
     shapes = named_leaves(program.example)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.entity_text import EntityText
-from data.entity_vocabulary import EntityError
 from trainer.answers import Blank, blanks_of, need
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
@@ -29,7 +28,7 @@ class Title:
 
   title: str
   id: int
-  probability: float  # softmax over the whole vocabulary of entities
+  probability: float  # softmax over the whole vocabulary of entities; rows without a title have no share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ def fill_entities(
 
   Args:
     spans: [first, end) characters of each mention.
-    titles: of each mention its entity, None or "[MASK]" = masked; a text without a list has only masked ones.
+    titles: as `with_mentions` takes them, None or "[MASK]" = masked; a text without a list has only masked ones.
     top: candidates; of titles no more than there are.
   Raises:
     InputError: a head that is needed is missing; spans or titles do not fit; nothing is masked; a text is too long.
@@ -99,7 +98,7 @@ def fill_entities(
       mask = loaded.tokenizer.pieces([special.mask])[0]
       raise InputError(f"text {i + 1}: got no {mask} and no masked mention in {texts[i][:60]!r}, want one to fill")
   tops = tuple(_top(loaded, masked, *which, top) for masked, which in ((masks, _WORDS), (slots, _ENTITIES)))
-  function = functools.partial(_fill, loaded.model, loaded.params, tops)
+  function = functools.partial(_fill, loaded.model, loaded.params, tops, _titled(loaded))
   inputs = lambda chunk: (
     entity_batch(chunk, found, entities.special.pad), columns_of(chunk, masks), columns_of(chunk, slots),
   )  # fmt: skip
@@ -121,10 +120,17 @@ def _top(loaded: Loaded, masked: Sequence[np.ndarray], head: str, what: str, top
   if not any(map(len, masked)):
     return 0
   need(loaded, head, what)
-  size = loaded.tokenizer.vocab_size if head == "mlm" else entities_of(loaded).size
+  size = loaded.tokenizer.vocab_size if head == "mlm" else int(_titled(loaded).sum())
   if top < 1 or (head == "mlm" and top > size):
     raise InputError(f"top: got {top}, want a number from 1 to {size}, the candidates that there are")
   return min(top, size)
+
+
+def _titled(loaded: Loaded) -> np.ndarray:
+  """bool[Ve']: rows of the entity table that have a title; those of a gap in the ids have none."""
+  titled = np.zeros(loaded.model.config.padded_entities, bool)
+  titled[list(entities_of(loaded).ids.values())] = True
+  return titled
 
 
 def _named(loaded: Loaded, text: str, spans: Sequence[Span], slots: np.ndarray, best: tuple, row: int) -> list[Masked]:
@@ -132,25 +138,26 @@ def _named(loaded: Loaded, text: str, spans: Sequence[Span], slots: np.ndarray, 
   masked = []
   for slot, ids, shares in zip(slots, best[0][row].tolist(), best[1][row].tolist()):  # padding stands last
     first, end = spans[slot]  # none is lost
-    try:
-      titles = entities_of(loaded).titles(ids)
-    except EntityError as error:
-      raise InputError(f"model {loaded.source}: {error}") from None
+    titles = entities_of(loaded).titles(ids)
     masked.append(Masked(first, end, text[first:end], list(map(Title, titles, ids, shares))))
   return masked
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _fill(model, params, tops, tokens, entities, columns, slots) -> list[tuple[jax.Array, jax.Array] | None]:
+def _fill(model, params, tops, titled, tokens, entities, columns, slots) -> list[tuple[jax.Array, jax.Array] | None]:
   """(ids, probabilities) [B, P, top] of words and [B, J, top] of entities, None where the top is 0."""
   apply = functools.partial(model.apply, {"params": params})
   encoded = apply(tokens.ids, tokens, entities=entities)
   asked = (("token_logits", encoded.hidden, columns), ("entity_logits", encoded.entities, slots))
   best = []
   for top, (method, states, places) in zip(tops, asked):
-    logits = apply(states, places, method=method) if top else None
-    shares, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top) if top else (None, None)
-    best.append((ids, shares) if top else None)
+    if not top:
+      best.append(None)
+      continue
+    logits = apply(states, places, method=method)
+    logits = jnp.where(titled, logits, -1e9) if method == "entity_logits" else logits
+    shares, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
+    best.append((ids, shares))
   return best
 
 

@@ -8,6 +8,8 @@ steps, so that the saved config.json stands alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +21,42 @@ from data.tasks import registry
 from data.tasks.rows import ENTITIES, TaskError
 from data.tokenizers import Tokenizer, TokenizerError
 from models.paths import named_leaves
-from models.published import weights
+from models.published import luke_files, weights
 from models.published.errors import WeightsError
+from models.task_heads import TASK_HEADS
 from trainer.adaptation import adapted
+from trainer.config import flatten
 from trainer.loading import is_published, published_tokenizer, read_config
 from trainer.recipes import model_of
-from trainer.rules import ConfigError
-from trainer.task_data import task_data
+from trainer.rules import ConfigError, check_value
+from trainer.task_data import LENGTH, task_data
 from trainer.texts import TOKENIZER, InputError, load_tokenizer
+
+# Keys that `complete` fills where they stand at their recipe's 0 or "".
+OPEN = ("data.length", "dtype", "eval_every", "save_every", "steps")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-  """What a fine-tuning run takes over besides weights. entities: None for encoders without them."""
+  """What a fine-tuning run takes over besides weights.
+
+  Attributes:
+    dtype: of a run; None for published weights.
+    entities: None for encoders without them.
+    head: kind and labels of the head of a task, if it has one.
+    queries: 4 or 1, whether it is fine-tuned with entity-aware attention where nobody says otherwise.
+  """
 
   model: ConfigDict
   dtype: str | None
   tokenizer: Tokenizer
   entities: EntityVocabulary | None
+  head: tuple[str, tuple[str, ...]] | None
+  queries: int
 
 
 def pretrained(source: str) -> Pretrained:
-  """Of a workdir, or a folder of published weights.
+  """Of a workdir, or a folder of published weights; read once while its files stay the same.
 
   Raises:
     ConfigError: there is no such folder.
@@ -48,22 +64,49 @@ def pretrained(source: str) -> Pretrained:
   folder = Path(source)
   if not source or not folder.is_dir():
     raise ConfigError(f"config key init_from: got {source!r}, want a run or published weights: fine-tuning needs them")
+  parts = [path.stat() for place in (folder, folder / TOKENIZER) for path in sorted(place.glob("*")) if path.is_file()]
+  return _pretrained(folder.resolve(), tuple((part.st_mtime_ns, part.st_size) for part in parts))
+
+
+@functools.lru_cache(maxsize=2)
+def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
   if is_published(folder):
-    model, dtype, tokenizer = model_of(weights.load(folder)), None, published_tokenizer(folder)
+    found = weights.load(folder)
+    model, dtype, tokenizer, head = model_of(found), None, published_tokenizer(folder), _published_head(found)
+    plain = found.family == "luke" and model.query_kinds == 1 and not luke_files.is_archive(folder)
   else:
     config = read_config(folder)
-    model, dtype, tokenizer = config.model, config.dtype, load_tokenizer(folder)
+    model, dtype, tokenizer, plain = config.model, config.dtype, load_tokenizer(folder), False
+    head = (config.objective.kind, tuple(config.objective.labels)) if config.objective.name == "task" else None
+  if tokenizer.vocab_size > model.vocab_size:
+    raise InputError(
+      f"model {folder}: got a tokenizer of {tokenizer.vocab_size} pieces, want at most {model.vocab_size}, the rows of "
+      "the table of words; use the tokenizer that belongs to the model"
+    )
   own = folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder
   listed = any((own / name).is_file() for name in entity_vocabulary.FILES)
-  return Pretrained(model, dtype, tokenizer, entity_vocabulary.load(own) if listed else None)
+  entities = entity_vocabulary.load(own) if listed else None
+  # mLUKE is published without entity-aware attention, and fine-tuned without
+  return Pretrained(model, dtype, tokenizer, entities, head, 1 if plain or tokenizer.kind == "xlmr" else 4)
+
+
+def _published_head(found: weights.Published) -> tuple[str, tuple[str, ...]] | None:
+  kind = next((name for name in found.model.config.heads_on_top if name in TASK_HEADS), None)
+  return None if kind is None else (kind, luke_files.labels_of(found.config))
 
 
 def complete(config: ConfigDict) -> None:
   """Fills `model`, `objective`, `steps` and what follows from them, in place.
 
   Raises:
-    ConfigError: no weights to start from, or files that cannot be used.
+    ConfigError: no weights to start from, a key that is not the user's to set, or files that cannot be used.
   """
+  for key, value in flatten(config).items():
+    if key not in OPEN or value:
+      check_value(key, value)
+  if config.objective.kind or config.objective.labels:
+    key = "kind" if config.objective.kind else "labels"
+    raise ConfigError(f"config key objective.{key}: is set, want it left out: it follows from task.name and its files")
   try:
     _complete(config)
   except (EntityError, InputError, OSError, TaskError, TokenizerError, WeightsError) as error:
@@ -72,20 +115,45 @@ def complete(config: ConfigDict) -> None:
 
 def _complete(config: ConfigDict) -> None:
   start, task = pretrained(config.init_from), registry.find(config.task.name)
+  _check_start(config, start, task)
   tokenizer = with_markers(start.tokenizer, task)
-  data = task_data(config, tokenizer)
   with config.unlocked():
+    config.data.length = _length(config, start.model.max_positions)
+    config.dtype = config.dtype or start.dtype or "bfloat16"
     config.model = ConfigDict(start.model.to_dict())
     config.model.vocab_size = tokenizer.vocab_size
-    if config.model.name == "luke":
-      config.model.entity_vocab_size, config.model.query_kinds = len(ENTITIES), config.task.queries
+    config.task.queries = config.model.query_kinds = config.task.queries or start.queries
+    entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
+    config.model.entity_vocab_size = start.model.entity_vocab_size if config.task.links else entities.size
+    data = task_data(config, tokenizer, entities)
     config.objective.kind, config.objective.labels = task.head, data.labels
-    config.dtype = start.dtype or config.dtype
     epoch = data.epoch_size(config.batch_size)
     config.steps = config.steps or epoch * config.task.epochs
     config.eval_every, config.save_every = config.eval_every or epoch, config.save_every or epoch
     config.optimizer.warmup_steps = config.optimizer.warmup_steps or int(config.task.warmup * config.steps)
-    config.data.length = min(config.data.length, config.model.max_positions)
+    if config.task.links and not config.stages:  # the table of all entities stays as it was pretrained
+      config.stages = ({"steps": config.steps, "freeze": ("^entity_embeddings/entity/",)},)
+
+
+def _check_start(config: ConfigDict, start: Pretrained, task: registry.Task) -> None:
+  """Refuses what cannot be fine-tuned on the task."""
+  if start.model.name != "luke":
+    raise ConfigError(
+      f"config key init_from: task {task.name} needs a LUKE, got {start.model.name}; want a "
+      "run of configs/luke.py or published weights of LUKE"
+    )
+  if start.entities is None:
+    raise ConfigError(
+      f"config key init_from: {config.init_from} has no entity vocabulary, want entity_vocab.json there"
+    )
+
+
+def _length(config: ConfigDict, positions: int) -> int:
+  if config.data.length > positions:
+    raise ConfigError(
+      f"config key data.length: got {config.data.length}, want at most {positions}, the positions of init_from"
+    )
+  return config.data.length or min(LENGTH, positions)
 
 
 def with_markers(tokenizer: Tokenizer, task: registry.Task) -> Tokenizer:
@@ -94,18 +162,20 @@ def with_markers(tokenizer: Tokenizer, task: registry.Task) -> Tokenizer:
   return tokenizer.with_added(missing) if missing else tokenizer
 
 
-def task_tokenizer(config: ConfigDict, workdir: Path) -> tuple[Tokenizer, EntityVocabulary | None]:
+def task_tokenizer(config: ConfigDict, workdir: Path) -> tuple[Tokenizer, EntityVocabulary]:
   """The tokenizer of a run, and the entities of its table: its own once it has begun, else those it starts with."""
-  entities = EntityVocabulary(ENTITIES) if config.model.name == "luke" else None
   if (workdir / TOKENIZER).is_dir():
-    return load_tokenizer(workdir), entities
-  return with_markers(pretrained(config.init_from).tokenizer, registry.find(config.task.name)), entities
+    return load_tokenizer(workdir), entity_vocabulary.load(workdir / TOKENIZER)
+  start = pretrained(config.init_from)
+  entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
+  return with_markers(start.tokenizer, registry.find(config.task.name)), entities
 
 
 def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dict[str, Any]:
   """Leaves that a run starts from, of those `found` in its `init_from`. fresh: parameters from the seed."""
   leaves = named_leaves(fresh)
   if config.task.fresh:
+    logging.info("fine-tuning: sizes and vocabulary of %s, every parameter from the seed", config.init_from)
     return leaves
   start, task = pretrained(config.init_from), registry.find(config.task.name)
   tokenizer = with_markers(start.tokenizer, task)
@@ -114,8 +184,12 @@ def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dic
     for piece, source in task.markers.items()
     if piece not in start.tokenizer.vocabulary
   }
-  rows = []
-  if start.entities is not None:
-    special = start.entities.special
-    rows = [special.pad, special.unk, special.mask, special.mask if special.mask2 is None else special.mask2]
-  return adapted(found, leaves, start.tokenizer.vocab_size, markers, rows)
+  special = start.entities.special
+  rows = [special.pad, special.unk, special.mask, special.mask if special.mask2 is None else special.mask2]
+  same_head = (
+    start.head is not None
+    and start.head[0] == task.head
+    and (TASK_HEADS[task.head].outputs is not None or start.head[1] == tuple(config.objective.labels))
+  )
+  entities = None if config.task.links else rows
+  return adapted(found, leaves, start.tokenizer.vocab_size, markers, entities, same_head)

@@ -70,6 +70,11 @@ def given_line(
   else:
     found = None if spans is None else _spans("--spans", spans)
   names = None if titles is None else [title.strip() or None for title in titles.split(",")]
+  if names is not None and found is not None and len(names) != len(found):
+    raise InputError(
+      f"--titles: got {len(names)} titles between commas, want {len(found)}, one for each span; a title that has a "
+      'comma in it needs --input=FILE.jsonl with "entities": ["A, B"]'
+    )
   return _checked("--text", MentionLine(text, found, names), task)
 
 

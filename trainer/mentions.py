@@ -23,6 +23,7 @@ from trainer.texts import Chunk, InputError, power_of_two
 
 MENTION = Limits().mention  # pieces of a mention whose positions count
 _WHOLE = 1 << 30  # columns; no text has so many
+_LANGUAGE = "en"  # of titles that do not name theirs ("de:Berlin"), where a vocabulary has several
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +87,8 @@ def with_mentions(
   """Texts with all their mentions, however long: of two spans and a task as `data.entity_text` says.
 
   Args:
-    titles: of each text's spans, None = [MASK].
+    titles: of each text's spans, None = [MASK]; English ones where the vocabulary has several languages and a title
+      does not name its own ("de:Berlin").
   Raises:
     InputError: the model is no LUKE, or spans do not fit their text; counts texts from 1.
   """
@@ -105,7 +107,9 @@ def with_mentions(
 def _encoded(loaded, entities, texts, spans, titles, task, length: int) -> list[EntityText]:
   limits = Limits(length, max([1, *map(len, spans)]), MENTION)
   try:
-    return encode_all(loaded.tokenizer, entities, texts, spans, titles, task=task, limits=limits, specials=True)
+    return encode_all(
+      loaded.tokenizer, entities, texts, spans, titles, task=task, limits=limits, language=_LANGUAGE, specials=True
+    )
   except EntityTextError as error:
     raise InputError(f"model {loaded.source}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -36,6 +37,13 @@ class Setup:
     """Builds everything from a resolved config; devices default to all."""
     mesh = make_mesh(config.mesh.data, config.mesh.model, devices)
     return Setup(config, objectives.build(config), objectives.build_optimizer(config), mesh, stages(config))
+
+  @property
+  def placed(self) -> Any:
+    """The config with the number of devices that split a batch, where it leaves that open."""
+    config = copy.deepcopy(self.config)
+    config.mesh.data = self.mesh.shape["data"]
+    return config
 
   def informed(self, frequencies: np.ndarray) -> Setup:
     """This, with an objective that knows how often words occur in the training corpus (int [V])."""

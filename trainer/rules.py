@@ -112,12 +112,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"data\.(entity_)?mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
   (r"data\.holdout", _BELOW_ONE),
   (r"data\.\w+_(rate|share)", _SHARE),
-  (r"data\.tokenizer_type", _one_of("wordpiece", "bytebpe", "sentencepiece")),
+  (r"data\.tokenizer_type", _one_of("wordpiece", "bytebpe", "sentencepiece", "words")),
   (r"data\.format", _one_of(*FORMATS)),
   (r"data\.long_sentences", _one_of("split", "skip")),
   (r"data\.short_by", _one_of("document", "example")),
   (r"data\.separators", _one_of("sentence", "document")),
-  (r"data\.words", _one_of("pieces", "text", "marks")),
+  (r"data\.words", _one_of("pieces", "text", "marks", "space")),
   (r"data\.unknown_entities", _one_of("keep", "drop")),
   (r"data\.entity_pages", _one_of("existing", "linked")),
   (r"data\.source", Rule("the name of a corpus", lambda value: bool(value.strip()))),
@@ -158,9 +158,19 @@ RULES: tuple[tuple[str, Rule], ...] = (
 )
 
 
+# The same of keys that recipes for fine-tuning have and others do not.
+TASK_RULES: tuple[tuple[str, Rule], ...] = (
+  (r"task\.epochs", _COUNT),
+  (r"task\.dev_share", _BELOW_ONE),
+  (r"task\.warmup", _SHARE),
+  (r"task\.queries", Rule("0, 1 or 4", lambda value: value in (0, 1, 4))),
+  (r"task\.offsets", _one_of("exact", "nearest")),
+)
+
+
 def check_value(key: str, value: Any) -> None:
   """Holds one value of the right type against its rule; raises ConfigError."""
-  rule = next((rule for pattern, rule in RULES if re.fullmatch(pattern, key)), None)
+  rule = next((rule for pattern, rule in (*RULES, *TASK_RULES) if re.fullmatch(pattern, key)), None)
   if rule is None and isinstance(value, int | float):
     rule = _WHOLE if isinstance(value, int) else _NOT_NEGATIVE
   if rule is not None and not rule.holds(value):
@@ -227,8 +237,8 @@ def _electra_contradictions(config: ConfigDict) -> Iterator[str]:
 
 def _data_contradictions(config: ConfigDict) -> Iterator[str]:
   data = config.data
-  if "tokenizer_type" in data and data.tokenizer_type == "bytebpe" and data.lowercase:
-    yield "data.lowercase is True, but data.tokenizer_type is bytebpe; set --config.data.lowercase=False"
+  if "tokenizer_type" in data and data.tokenizer_type in ("bytebpe", "words") and data.lowercase:
+    yield f"data.lowercase is True, but data.tokenizer_type is {data.tokenizer_type}; set --config.data.lowercase=False"
   if config.objective.name == "entities" and data.format != "entity_sentences":
     yield f"data.format is {data.format}, want entity_sentences: others have no entities to predict"
   if "entity_mask_rate" not in data and "format" in data and data.format == "entity_sentences":
@@ -253,7 +263,8 @@ def _data_contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def _stage_contradictions(config: ConfigDict, stage: Any, where: str) -> Iterator[str]:
-  rows, parts = stage.batch_size, config.micro_batches
+  parts = config.micro_batches
+  rows = 0 if "task" in config else stage.batch_size  # batches of tasks are filled up with rows of padding
   if stage.lr and stage.warmup_steps > stage.steps:
     yield f"{where}warmup_steps is {stage.warmup_steps}, want at most {where}steps = {stage.steps}"
   length = f"{where}length" if where else "data.length"

@@ -29,8 +29,8 @@ def train_seeds(
   """Runs `train` in WORKDIR/seed-N for each seed; those that are done already are only read.
 
   Returns:
-    (the summary, whether a run was stopped on request). `metrics` has for each held-out figure its mean, its standard
-    deviation (n - 1), and the figure of each seed.
+    (the summary, whether a run was stopped on request). `metrics` has for each held-out and test figure its mean, its
+    standard deviation (n - 1), and the figure of each seed.
   """
   found: list[dict[str, float]] = []
   for seed in seeds:
@@ -44,8 +44,10 @@ def train_seeds(
 
 
 def spread(found: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
-  """{figure: mean, std, values} of the held-out figures that all runs have."""
-  names = [name for name in found[0] if name.startswith(("eval/", "best/")) and all(name in each for each in found)]
+  """{figure: mean, std, values} of the held-out and the test figures that all runs have."""
+  names = [
+    name for name in found[0] if name.startswith(("eval/", "best/", "test/")) and all(name in each for each in found)
+  ]
   columns = {name: [each[name] for each in found] for name in names}
   return {
     name: {

@@ -72,7 +72,7 @@ def start(setup: Setup, program_at: Callable[[int], Program], checkpoints: Check
   state = program.fresh_state()
   if setup.stages[0].copy:
     state = program.enter(state)
-  if config.init_from:
+  if config.init_from and not ("task" in config and config.task.fresh):
     state = dataclasses.replace(state, params=initial_params(setup.config, state.params))
     return Start(state, f"parameters from {config.init_from}")
   return Start(state, f"scratch, seed {config.seed}")

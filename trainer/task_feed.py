@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +13,63 @@ import numpy as np
 
 from data.batch import Labelled, batch_size
 from data.loader import prefetch
-from data.tasks.batches import Placed, TaskPipeline, in_order
+from data.tasks.batches import Placed, Shape, TaskPipeline, in_order
 from trainer.config import Stage
 from trainer.finetuning import task_tokenizer
-from trainer.task_data import task_data
+from trainer.rules import ConfigError
+from trainer.task_data import Split, TaskData, task_data
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+  """What `evaluate` asks of a feed, of one split of a task."""
+
+  data: TaskData
+  split: Split
+  batch_size: int
+  shape: Shape
+  by_column: bool  # whether the head reads every token
+
+  def held_out(self, stage: Stage) -> Iterator[Any]:
+    for _, placed in self._batches:
+      yield _own_rows(placed.batch)
+
+  def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
+    return {}
+
+  def score(self, outputs: list[Any]) -> dict[str, float]:
+    logits: list[np.ndarray] = [np.zeros(0)] * len(self.split.rows)
+    for (numbers, placed), values in zip(self._batches, outputs, strict=True):
+      for i, own in zip(numbers, placed.parts(values, self.by_column), strict=True):
+        logits[i] = own
+    return self.data.score(self.split, logits)
+
+  @functools.cached_property
+  def _batches(self) -> list[tuple[np.ndarray, Placed]]:
+    return in_order(self.split.rows, self.batch_size, self.shape)
 
 
 class TaskFeed:
-  """Batches of the task that a resolved config names."""
+  """Batches of the task that a resolved config names.
+
+  test: the split that is scored once, at the end; None where there is none.
+  """
 
   frequencies = None
 
   def __init__(self, config: Any, workdir: Path):
+    """Raises ConfigError where the task's files have other labels than the config says."""
     self._config = config
     self.tokenizer, self._entities = task_tokenizer(config, workdir)
-    self._data = task_data(config, self.tokenizer)
-    devices = jax.device_count() // config.mesh.model if config.mesh.data == -1 else config.mesh.data
-    self._shape = self._data.shape(config, self.tokenizer.special.pad, config.micro_batches * devices)
+    self._data = task_data(config, self.tokenizer, self._entities)
+    if self._data.labels != tuple(config.objective.labels):
+      raise ConfigError(
+        f"config key objective.labels: got {_some(config.objective.labels)}, want {_some(self._data.labels)} as the "
+        "files of the task have them; start from the recipe again, in a new workdir"
+      )
     self.fingerprint = self._data.fingerprint
+    self._dev, test = self._held(self._data.dev), self._data.test
+    self.test = None if test is None else self._held(test)
 
   def example(self, stage: Stage) -> Any:
     return self._pipeline.batch(0)
@@ -40,33 +80,35 @@ class TaskFeed:
     return ((cursor, _own_rows(batch)) for cursor, batch in whole)
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
-    for _, placed in self._held_out:
-      yield _own_rows(placed.batch)
+    return self._dev.held_out(stage)
 
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
     return {}
 
   def score(self, outputs: list[Any]) -> dict[str, float]:
-    logits: list[np.ndarray] = [np.zeros(0)] * len(self._data.dev)
-    by_column = self._config.objective.kind in ("answer", "tag")  # heads that read every token
-    for (numbers, placed), values in zip(self._held_out, outputs, strict=True):
-      for i, own in zip(numbers, placed.parts(values, by_column), strict=True):
-        logits[i] = own
-    return self._data.score(logits)
+    return self._dev.score(outputs)
 
   def save_tokenizer(self, workdir: Path) -> None:
     if jax.process_index() == 0:
       self.tokenizer.save(workdir / "tokenizer")
-      if self._entities is not None:
-        self._entities.save(workdir / "tokenizer")
+      self._entities.save(workdir / "tokenizer")
 
   @functools.cached_property
   def _pipeline(self) -> TaskPipeline:
-    return TaskPipeline(self._data.train, self._config.batch_size, self._shape, self._config.seed)
+    return TaskPipeline(self._data.train, self._config.batch_size, self._shape(self._data.train), self._config.seed)
 
-  @functools.cached_property
-  def _held_out(self) -> list[tuple[np.ndarray, Placed]]:
-    return in_order(self._data.dev, self._config.batch_size, self._shape)
+  def _held(self, split: Split) -> HeldOut:
+    by_column = self._config.objective.kind in ("answer", "tag")
+    return HeldOut(self._data, split, self._config.batch_size, self._shape(split.rows), by_column)
+
+  def _shape(self, rows: list) -> Shape:
+    config = self._config
+    devices = jax.device_count() // config.mesh.model if config.mesh.data == -1 else config.mesh.data
+    return self._data.shape(config, self.tokenizer.special.pad, config.micro_batches * devices, rows)
+
+
+def _some(labels: Any) -> str:
+  return f"{len(labels)} labels ({', '.join(labels[:4])}{' ...' if len(labels) > 4 else ''})"
 
 
 def _own_rows(batch: Labelled) -> Labelled:

@@ -85,7 +85,7 @@ class AnswerRows:
     room = self.max_length - len(asked) - pieces.pair_room(tokenizer)
     if room < 1:
       raise TaskError(
-        f"{example.where}: got a question of {len(asked)} pieces, want room for the passage: raise max_length"
+        f"{example.where}: got a question of {len(asked)} pieces, want room for the passage: {pieces.LONGER}"
       )
     windows = pieces.windows(len(ids), room, self.stride)
     answer, best = _pieces_of(example, offsets), _best(windows, len(ids))

@@ -151,8 +151,8 @@ class TaskPipeline:
     """Batches of an epoch."""
     return len(self.rows) // self.batch_size
 
-  def batch(self, cursor: int, rows: slice | None = None) -> Labelled:
-    """Batch `cursor`, or the share of its rows (as fractions of the batch) that `rows` selects."""
+  def batch(self, cursor: int, rows: None = None) -> Labelled:
+    """Batch `cursor`, whole: how many rows it has follows from its examples, so nobody can ask for some of them."""
     epoch, number = divmod(cursor, self.epoch_size)
     chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
     return collate([self.rows[i] for i in chosen], self.shape).batch

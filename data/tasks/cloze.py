@@ -129,7 +129,7 @@ class ClozeRows:
     room = self.max_length - len(asked) - pieces.pair_room(tokenizer)
     if room < 1:
       raise TaskError(
-        f"{example.where}: got a query of {len(asked)} pieces, want room for the passage: raise max_length"
+        f"{example.where}: got a query of {len(asked)} pieces, want room for the passage: {pieces.LONGER}"
       )
     for first, end in pieces.windows(len(passage.ids), room, self.stride):
       inside = [n for n, (a, b) in enumerate(spans) if first <= a and b <= end]

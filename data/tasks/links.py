@@ -6,16 +6,59 @@ lead to (Yamada et al., 2020, section 4.5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from data.tasks.files import field, read_lines
 from data.tasks.named_entities import is_mark
+from data.tasks.rows import TaskError
 
 Known = Mapping[str, int | None]  # lower-case text -> entity; None = one that the vocabulary lacks
 Mention = tuple[int, int, int]  # first piece, one past the last, entity
 LEAST = 0.01  # of a text's occurrences those that are links, for the text to count
 LONGEST = 30  # pieces of a mention
+
+
+def read_links(path: Path, titles: Collection[str], id_of: Callable[[str], int | None]) -> Callable[[str], Known]:
+  """What the texts of the links of articles mean, by the article's title; nothing for an article without a line.
+
+  Args:
+    path: of lines {"title": ARTICLE, "links": [[TEXT, TITLE, LINKS, DOCUMENTS], ...]}: of DOCUMENTS with the text LINKS
+      have it as a link to TITLE.
+    titles: articles that are asked for, with spaces; others are not kept.
+    id_of: title -> entity, None where the vocabulary has none.
+  Raises:
+    TaskError: a line of another form, or no line for any of the titles.
+  """
+  known: dict[str, Known] = {}
+  for where, line in read_lines(path):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise TaskError(f"{where}: got {error.msg}, want a JSON object; correct the file") from None
+    title = field(record, "title", str, where).replace("_", " ")
+    found = [_link(link, where) for link in field(record, "links", list, where)]
+    if title in titles:
+      known[title] = known_texts(found, id_of)
+  if not known:
+    some = ", ".join(sorted(titles)[:3])
+    raise TaskError(
+      f"{path}: got no line for any of {len(titles)} articles ({some}), want their links; check the titles"
+    )
+  return lambda title: known.get(title, {})
+
+
+def _link(link: object, where: str) -> tuple[str, str, float]:
+  """(text, title, share of the documents with the text in which it is a link)."""
+  kinds = (str, str, int, int)
+  if not isinstance(link, list) or [type(part) for part in link] != [*kinds] or link[2] < 0 or link[3] < 1:
+    raise TaskError(f"{where}: got link {link!r:.60}, want [TEXT, TITLE, LINKS, DOCUMENTS]; correct the file")
+  return link[0], link[1], link[2] / link[3]
 
 
 def known_texts(links: Iterable[tuple[str, str, float]], id_of: Callable[[str], int | None]) -> dict[str, int | None]:

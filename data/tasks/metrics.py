@@ -36,8 +36,12 @@ def micro(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collection[H
 
 
 def relation_micro(gold: Sequence[str], predicted: Sequence[str], none: str = "no_relation") -> Scores:
-  """TACRED's micro precision, recall and F1: `none` counts neither as a prediction nor as something to find."""
-  return micro(*([{label} - {none} for label in labels] for labels in (gold, predicted)))
+  """TACRED's micro precision, recall and F1: `none` counts neither as a prediction nor as something to find.
+
+  As in its scorer precision is 1 where nothing is predicted.
+  """
+  scores = micro(*([{label} - {none} for label in labels] for labels in (gold, predicted)))
+  return scores if set(predicted) - {none} else scores | {"precision": 1.0}
 
 
 def relation_macro(gold: Sequence[str], predicted: Sequence[str], none: str = "Other") -> Scores:

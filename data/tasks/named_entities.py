@@ -164,7 +164,7 @@ class SpanRows:
       while first < end:
         cut = int(np.searchsorted(words.parts, words.parts[first] + room, side="right")) - 1
         if cut <= first:
-          raise TaskError(f"{example.where}: word {first} has more than {room} pieces, want fewer: raise max_length")
+          raise TaskError(f"{example.where}: word {first} has more than {room} pieces, want fewer: {pieces.LONGER}")
         yield first, min(cut, end)
         first = cut
 

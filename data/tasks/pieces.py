@@ -17,6 +17,7 @@ import numpy as np
 from data.tasks.rows import TaskError
 from data.tokenizers import Tokenizer
 
+LONGER = "shorten the text, or raise data.length"
 Part = tuple[int, int] | int  # first character and one past the last, or the id of a marker
 
 
@@ -128,7 +129,7 @@ def around(size: int, first: int, end: int, room: int, where: str) -> slice:
     TaskError: `first` to `end` alone are more.
   """
   if end - first > room:
-    raise TaskError(f"{where}: got mentions in {end - first} pieces of text, want at most {room}: raise max_length")
+    raise TaskError(f"{where}: got mentions in {end - first} pieces of text, want at most {room}: {LONGER}")
   left = min(first, max((room - (end - first)) // 2, room - (size - first)))
   return slice(first - left, min(size, first - left + room))
 

@@ -85,5 +85,5 @@ def _answer(record: object, passage: str, offsets: str, where: str) -> Answer:
   got = passage[max(start, 0) : start + len(text)]
   raise TaskError(
     f"{where}: answer at {start}: got {got!r:.60}, want {text!r:.60} there; correct the offset"
-    + (", or read the file with offsets=nearest" if places else "")
+    + (", or set task.offsets=nearest" if places else "")
   )

@@ -21,13 +21,14 @@ class Task:
 
   Attributes:
     head: kind of the model's head: type, relate, spans, cloze or answer.
-    files: file of each split (train, dev, and test where it has labels) in the task's folder.
+    files: official file of each split (train, and dev and test where there are such with labels) in the task's folder.
     read: (file) -> examples.
     label_list: (training examples) -> names of the classes; () where the head's outputs have none.
     rows: (examples, tokenizer, labels) -> rows; its attributes are lengths and strides, see `dataclasses.replace`.
     decode: (examples, rows, logits of each row, labels) -> the answer of each example.
     gold: (example) -> what is true, as `score` wants it; None where nobody says.
     score: (what is true, answers) -> official figures, as fractions.
+    group: (example) -> the document or passage that it is from: what is held out for evaluation is held out whole.
     markers: pieces that the vocabulary must have, each with the piece whose row a new one copies.
   """
 
@@ -40,6 +41,7 @@ class Task:
   decode: Callable[[Sequence, Sequence[TaskRow], Sequence[np.ndarray], Sequence[str]], list]
   gold: Callable[[Any], Any]
   score: Callable[[Sequence, Sequence], metrics.Scores]
+  group: Callable[[Any], str] = lambda example: example.where
   markers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def examples(self, folder: str | Path, split: str) -> list:
@@ -120,6 +122,7 @@ def _answer_task(name: str, unanswerable: bool) -> Task:
     decode=answers.AnswerDecoder(unanswerable=unanswerable),
     gold=_answer_texts,
     score=functools.partial(metrics.answer_scores, unanswerable=unanswerable),
+    group=lambda example: example.title or example.passage,
   )
 
 
@@ -146,7 +149,7 @@ TASKS: dict[str, Task] = {
     _relation_task("tacred"),
     _relation_task(
       "semeval",
-      files={"train": "TRAIN_FILE.TXT", "dev": "TEST_FILE_FULL.TXT"},
+      files={"train": "TRAIN_FILE.TXT", "test": "TEST_FILE_FULL.TXT"},
       read=relations.read_semeval,
       label_list=functools.partial(relations.relation_list, none=relations.OTHER),
       score=metrics.relation_macro,

@@ -26,7 +26,7 @@ LAYOUTS = (
   (("spiece.model",), "Unigram"),  # or another *.model by itself
   (("sentencepiece.bpe.model",), "XLM-R"),
   (("tokenizer.json",), None),  # as the file says
-  (("vocab.txt",), "WordPiece"),
+  (("vocab.txt",), None),  # WordPiece, or whole words, as its lines say
   (("vocab.json", "merges.txt"), "BPE"),
   (("encoder.json", "vocab.bpe", "dict.txt"), "BPE"),  # fairseq
 )
@@ -40,7 +40,7 @@ class TokenizerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Special:
-  """Ids of the special pieces."""
+  """Ids of the special pieces; -1 = the kind has none."""
 
   pad: int
   unk: int
@@ -65,7 +65,7 @@ class Tokenizer(abc.ABC):
   """What a tokenizer of any kind offers. It pickles, so worker processes can be handed one.
 
   Attributes:
-    kind: the family: 'wordpiece', 'bytebpe', 'sentencepiece' (ALBERT's) or 'xlmr'.
+    kind: the family: 'wordpiece', 'bytebpe', 'sentencepiece' (ALBERT's), 'xlmr' or 'words' (ELMo's).
     vocabulary: the pieces in the order of their ids.
     special: ids of the special pieces.
     source: where it came from, for messages only.
@@ -74,8 +74,8 @@ class Tokenizer(abc.ABC):
   kind: ClassVar[str]
   _begins: np.ndarray  # bool[V]: pieces that begin a word wherever they stand
 
-  def __init__(self, vocabulary: Sequence[str], specials: Sequence[str], source: str):
-    """`specials` are the names of the pad, unk, cls, sep and mask pieces."""
+  def __init__(self, vocabulary: Sequence[str], specials: Sequence[str | None], source: str):
+    """`specials` are the names of the pad, unk, cls, sep and mask pieces; None = there is none."""
     self.vocabulary, self.source = tuple(vocabulary), source
     self._ids = {piece: i for i, piece in enumerate(self.vocabulary)}
     if len(self._ids) != len(self.vocabulary):
@@ -84,7 +84,7 @@ class Tokenizer(abc.ABC):
         f"tokenizer {source}: piece {self.vocabulary[twice]!r} has ids {twice} and "
         f"{self._ids[self.vocabulary[twice]]}, want one id a piece; remove one of the two"
       )
-    self.special = Special(*map(self.id_of, specials))
+    self.special = Special(*(-1 if name is None else self.id_of(name) for name in specials))
 
   @property
   def vocab_size(self) -> int:
@@ -198,7 +198,7 @@ def load(path: str | os.PathLike[str], lowercase: bool | None = None, words: str
     TokenizerError: on missing, damaged or contradictory files.
   """
   files = _files(Path(path))
-  kind = next(kind for names, kind in LAYOUTS if all(name in files.found for name in names)) or _type(files.json)
+  kind = next(kind for names, kind in LAYOUTS if all(name in files.found for name in names)) or _type(files)
   if kind not in _READERS:
     raise TokenizerError(
       f"tokenizer {path}: tokenizer.json: got a model of type {kind!r}, want one of {list(_READERS)}; "
@@ -259,9 +259,15 @@ def _files(path: Path) -> Files:
   return Files(path, content, found, *(_read_json(folder / name) for name in settings))
 
 
-def _type(content: dict[str, Any]) -> str | None:
-  """The type of the model in a tokenizer.json; files of 2020 do not name it. XLM-R's is a Unigram that begins so."""
-  model = content["model"]
+def _type(files: Files) -> str | None:
+  """The type of the model in a tokenizer.json, which files of 2020 do not name, or of a vocab.txt by itself.
+
+  XLM-R's is a Unigram that begins so. Words of ELMo have a begin and an end of sentences, and no [UNK].
+  """
+  if files.json is None:
+    lines = set(files.found["vocab.txt"].read_bytes().splitlines())
+    return "words" if {b"<S>", b"</S>"} <= lines and b"[UNK]" not in lines else "WordPiece"
+  model = files.json["model"]
   signs = {"max_input_chars_per_word": "WordPiece", "merges": "BPE", "unk_id": "Unigram"}
   kind = model.get("type") or next((kind for sign, kind in signs.items() if sign in model), None)
   return "XLM-R" if kind == "Unigram" and model.get("unk_id") == XLMR_UNK else kind
@@ -304,11 +310,18 @@ def _read_xlmr(files: Files, lowercase: bool | None, words: str | None) -> Token
   return xlmr_files.read(files, lowercase, words)
 
 
+def _read_words(files: Files, lowercase: bool | None, words: str | None) -> Tokenizer:
+  from data.tokenizers import words as whole_words  # it imports this module
+
+  return whole_words.read(files, lowercase, words)
+
+
 _READERS: dict[str, Callable[[Files, bool | None, str | None], Tokenizer]] = {
   "WordPiece": _read_wordpiece,
   "BPE": _read_bytebpe,
   "Unigram": _read_sentencepiece,
   "XLM-R": _read_xlmr,
+  "words": _read_words,
 }
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from data.tokenizers import Tokenizer, TokenizerError, bytebpe, sentencepieces, wordpiece
+from data.tokenizers import words as whole_words
 
 TRAINERS: dict[str, Callable[..., Tokenizer]] = {
   "wordpiece": wordpiece.train,
   "bytebpe": bytebpe.train,
   "sentencepiece": sentencepieces.train,
+  "words": whole_words.train,
 }
 
 
@@ -22,12 +24,16 @@ def training(
 
   Args:
     kind: a key of TRAINERS.
+    vocab_size, lowercase, words: see `Settings` of each kind. Of whole words all are learned, however many a model
+      predicts, and `words` is how text is divided into them.
   Raises:
-    TokenizerError: byte-level BPE, which takes text as it is, was to lower case.
+    TokenizerError: byte-level BPE or whole words, which take text as it is, were to lower case.
   """
   settings: dict[str, Any] = {"vocab_size": vocab_size, "lowercase": lowercase, "words": words}
-  if kind == "bytebpe":
+  if kind in ("bytebpe", "words"):
     del settings["lowercase"]
     if lowercase:
-      raise TokenizerError("tokenizer to train: got bytebpe with lowercase, want text as it is; set lowercase to False")
+      raise TokenizerError(f"tokenizer to train: got {kind} with lowercase, want text as it is; set lowercase to False")
+  if kind == "words":
+    settings = {"split": whole_words.checked_split(words)}
   return functools.partial(TRAINERS[kind], **settings), {"kind": kind, **settings}
