@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,68 +16,63 @@ from data.documents import EncodedDocument
 
 Splits = dict[str, Callable[[], Iterator[EncodedDocument]]]
 
-_READ_AT_ONCE = 1024
+_AT_ONCE = 1024  # documents
+_SHARD = 1 << 17  # documents of a file at most
+_NAME, _VERSION = "corpus", "1.0.0"
 
 
-class Corpus(tfds.core.GeneratorBasedBuilder):
+def _features(annotated: bool, linked: bool) -> tfds.features.FeaturesDict:
   """Documents in corpus order: id, title, tokens int32 [n], word_starts bool [n], sentences int32 [s] (lengths).
 
   Where the corpus is annotated they also have annotations uint8 [n], flags as in `data.store.Store`; where its links
   are entities, mentions int32 [m, 3], as in `data.documents.EncodedDocument`.
   """
+  arrays = {"tokens": np.int32, "word_starts": np.bool_, "sentences": np.int32}
+  if annotated:
+    arrays["annotations"] = np.uint8
+  features = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in arrays.items()}
+  if linked:
+    features["mentions"] = tfds.features.Tensor(shape=(None, 3), dtype=np.int32)
+  return tfds.features.FeaturesDict(features | {"id": tfds.features.Text(), "title": tfds.features.Text()})
 
-  VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(self, *, splits: Splits, annotated: bool, linked: bool, **settings: Any):
-    self._documents, self._annotated, self._linked = splits, annotated, linked
-    super().__init__(**settings)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    arrays = {"tokens": np.int32, "word_starts": np.bool_, "sentences": np.int32}
-    if self._annotated:
-      arrays["annotations"] = np.uint8
-    features = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in arrays.items()}
-    if self._linked:
-      features["mentions"] = tfds.features.Tensor(shape=(None, 3), dtype=np.int32)
-    features |= {"id": tfds.features.Text(), "title": tfds.features.Text()}
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    return {split: self._generate_examples(split) for split in self._documents}
-
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-    for number, document in enumerate(self._documents[split]()):
-      record = {"id": document.id, "title": document.title or "", "tokens": document.ids}
-      record |= {"word_starts": document.word_starts, "sentences": document.sentences}
-      if self._annotated:
-        record["annotations"] = document.flags
-      if self._linked:
-        record["mentions"] = document.mentions
-      yield number, record
+def _record(document: EncodedDocument, annotated: bool, linked: bool) -> dict[str, Any]:
+  record = {"id": document.id, "title": document.title or "", "tokens": document.ids}
+  record |= {"word_starts": document.word_starts, "sentences": document.sentences}
+  if annotated:
+    record["annotations"] = document.flags
+  if linked:
+    record["mentions"] = document.mentions
+  return record
 
 
 def write(folder: Path, splits: Splits, annotated: bool, linked: bool = False) -> None:
-  """Writes every split under `folder`, which must not hold a corpus yet. Standard output stays clean.
+  """Writes every split under `folder`, which must not hold a corpus yet, a block of documents at a time.
+
+  TFDS's builders would hold a split in memory, and need TensorFlow for one of over 1 GB. Standard output stays clean.
 
   Args:
     annotated, linked: write the annotations, and the mentions, of all documents or of none.
   """
-  shown = tfds.core.utils.tqdm_utils._active  # noqa: SLF001  TFDS can set this and cannot say what it was
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder = Corpus(
-        splits=splits, annotated=annotated, linked=linked, data_dir=str(folder), file_format="array_record"
-      )
-      builder.download_and_prepare()
-  finally:
-    if shown:
-      tfds.enable_progress_bar()
+  target = folder / _NAME / _VERSION
+  target.mkdir(parents=True)
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name=_NAME, version=tfds.core.Version(_VERSION), data_dir=str(target), module_name=__name__
+  )
+  info = tfds.core.DatasetInfo(builder=identity, features=_features(annotated, linked), disable_shuffling=True)
+  with contextlib.redirect_stdout(io.StringIO()):
+    writer = tfds.core.SequentialWriter(info, _SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    for split, documents in splits.items():
+      rest = documents()
+      while block := list(itertools.islice(rest, _AT_ONCE)):
+        writer.add_examples({split: [_record(document, annotated, linked) for document in block]})
+    writer.close_all()
 
 
 def read(folder: Path, split: str) -> Iterator[list[dict]]:
   """Blocks of the documents of a split, in corpus order."""
-  builder = tfds.builder_from_directory(str(folder / "corpus" / str(Corpus.VERSION)))
+  builder = tfds.builder_from_directory(str(folder / _NAME / _VERSION))
   source = builder.as_data_source(split)
-  for start in range(0, len(source), _READ_AT_ONCE):
-    yield source.__getitems__(list(range(start, min(start + _READ_AT_ONCE, len(source)))))
+  for start in range(0, len(source), _AT_ONCE):
+    yield source.__getitems__(list(range(start, min(start + _AT_ONCE, len(source)))))

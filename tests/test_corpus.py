@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import chunks, preparation, stamps
+from data import chunks, preparation, records, stamps
 from data.corpus import CorpusError, Training, main, prepare
 from data.documents import Document, Skipped, encode
 from data.store import StoreError, open_store
@@ -103,6 +103,24 @@ def test_documents_are_readable_with_tfds_alone(corpus):
   opened = open_store(folder, "train")
   assert np.concatenate([record["tokens"] for record in source]).tolist() == opened.tokens.tolist()
   assert [record["id"].decode().split(":")[0] for record in source] == ["a.txt"] * opened.n_documents
+
+
+def test_records_of_any_size_are_written_as_they_come(text, tmp_path, monkeypatch):
+  """TFDS's builders collect a split, and one of over 1 GB needs TensorFlow there."""
+  from tensorflow_datasets.core import shuffle
+
+  monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+  assert prepared(text, tmp_path / "out")["splits"]["train"]["documents"] > 9
+
+
+def test_documents_keep_their_order_over_many_files(text, tmp_path, monkeypatch):
+  whole = open_store(tmp_path / "one", "train") if prepared(text, tmp_path / "one") else None
+  monkeypatch.setattr(records, "_SHARD", 3)
+  prepared(text, tmp_path / "many")
+  many = open_store(tmp_path / "many", "train")
+  assert len([*(tmp_path / "many").rglob("*train.array_record*")]) > 2
+  assert many.fingerprint == whole.fingerprint
+  np.testing.assert_array_equal(many.tokens, whole.tokens)
 
 
 @pytest.mark.parametrize("holdout", [1e-9, 0.999999])
