@@ -18,6 +18,7 @@ from data.batch import Entities, Labelled, Masked, MaskedEntities, Pair, Tokens
 from data.draws import key
 from data.masking.mentions import masked_per_row, mention_budgets
 from data.packing import pack
+from data.synthetic_streams import streams
 from data.tasks.batches import Shape, collate
 from data.tasks.rows import ENTITIES, TaskRow
 
@@ -217,6 +218,7 @@ def _task_row(config: Any, kind: _Kind, size: int, rng: np.random.Generator) -> 
 BATCHES: dict[str, Callable[..., Any]] = {
   "electra": masked,
   "entities": entities,
+  "language": streams,
   "masked": masked,
   "spans": spans,
   "task": labelled,

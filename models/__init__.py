@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models import albert, bert, electra, luke, roberta, spanbert
+from models import albert, bert, electra, elmo, luke, roberta, spanbert
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -15,6 +15,7 @@ BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
   "albert": albert.build,
   "bert": bert.build,
   "electra": electra.build,
+  "elmo": elmo.build,
   "luke": luke.build,
   "roberta": roberta.build,
   "spanbert": spanbert.build,

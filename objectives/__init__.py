@@ -13,6 +13,7 @@ from objectives import optimizers
 from objectives.base import Objective
 from objectives.electric import ElectricObjective
 from objectives.entities import EntityObjective
+from objectives.language import LanguageObjective
 from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
 from objectives.replaced import ReplacedObjective
@@ -41,6 +42,9 @@ def _electra(model: Any, objective: Any) -> ReplacedObjective:
 BUILDERS: dict[str, Callable[..., Objective]] = {
   "electra": _electra,
   "entities": lambda model, objective: EntityObjective(model),
+  "language": lambda model, objective: LanguageObjective(
+    model, objective.softmax, objective.negatives, objective.reset
+  ),
   "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
   "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
   "task": lambda model, objective: TaskObjective(model, objective.kind),
@@ -67,6 +71,7 @@ def build_optimizer(config: Any) -> Optimizer:
     o.b1, o.b2, o.eps, o.weight_decay, o.decay_exclude, bias_correction=o.bias_correction, eps_hat=o.eps_hat
   )
   transforms = {
+    "adagrad": lambda: optimizers.adagrad(o.accumulator),
     "adamw": lambda: moments(optimizers.adamw),
     "lamb": lambda: moments(optimizers.lamb),
     "sgd": optimizers.sgd,

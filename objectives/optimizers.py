@@ -126,6 +126,30 @@ def lamb(
   )
 
 
+class AdagradState(NamedTuple):
+  """squares: float32 sums of squared gradients, with what they began at."""
+
+  squares: Any
+
+
+def adagrad(accumulator: float) -> optax.GradientTransformation:
+  """Adagrad (Duchi et al. 2011) as TensorFlow has it: g / sqrt(accumulator + sum of g^2), without an epsilon.
+
+  Rows of a table that a batch does not touch have no gradient, so that neither they nor their sums change, as in the
+  original's sparse updates.
+  """
+
+  def init(params):
+    return AdagradState(jax.tree.map(lambda p: jnp.full_like(p, accumulator), params))
+
+  def update(grads, state, params=None):
+    del params
+    squares = jax.tree.map(lambda s, g: s + g * g, state.squares, grads)
+    return jax.tree.map(lambda g, s: g * jax.lax.rsqrt(s), grads, squares), AdagradState(squares)
+
+  return optax.GradientTransformation(init, update)
+
+
 def sgd() -> optax.GradientTransformation:
   """The gradient itself."""
   return optax.identity()

@@ -15,12 +15,14 @@ import numpy as np
 
 from data.batch import Chars, Entities, Masked, MaskedEntities, Pair, Tokens
 from models.bert import Bert, BertConfig
+from models.elmo import Elmo, ElmoConfig
 from models.heads import gather_columns, replace_columns
 from models.layers import Dense, Init, LayerConfig, Table, attention_mask, split_key
 from models.luke import Luke, LukeConfig
 from models.stack import STACK_AXES, Sharing, Stack
 from objectives.base import mean_losses, rate, tally
 from objectives.entities import EntityObjective
+from objectives.language import LanguageObjective
 from objectives.losses import binary_cross_entropy, cross_entropy
 from objectives.masked import MaskedObjective
 
@@ -124,70 +126,11 @@ class Replaced(Tables):
     return mean_losses(sums, counts, self.weights) | {"rtd_accuracy": rate(statistics["rtd"])}
 
 
-class RecurrentModel(nn.Module):
-  """Characters to words, then one gated recurrence per direction that starts from a carried state (ELMo's shape)."""
-
-  def setup(self):
-    init = Init(0.3)
-    self.char = Table(32, WIDTH, Init(0.3))
-    self.recur = self.param("recur", init, (2, 2 * WIDTH, 2 * WIDTH))
-    self.output = Dense((WIDTH,), (128,), init)
-
-  def __call__(self, words, index, state):
-    """words [G, U, C], index [B, 2, L], state [B, 2, D] -> logits [B, 2, L, V'], state."""
-    vectors = jnp.max(self.char(words), axis=2)
-    groups = vectors.shape[0]
-    grouped = index.reshape(groups, -1, *index.shape[1:])
-    x = jax.vmap(lambda table, rows: table[rows])(vectors, grouped).reshape(*index.shape, WIDTH)
-
-    def cell(h, x):
-      gate, new = jnp.split(jnp.einsum("BRD,RDE->BRE", jnp.concatenate([x, h], -1), self.recur), 2, axis=-1)
-      gate = jax.nn.sigmoid(gate)
-      h = gate * h + (1 - gate) * jnp.tanh(new)
-      return h, h
-
-    state, hidden = jax.lax.scan(cell, state, jnp.moveaxis(x, 2, 0))
-    return self.output(jnp.moveaxis(hidden, 0, 2)), state
-
-
-@dataclasses.dataclass(frozen=True)
-class Recurrent(Tables):
-  """Terms forward and backward; the state of both directions goes on into the next batch."""
-
-  model: RecurrentModel = RecurrentModel()
-  separable: bool = True
-  weights = {"forward": 0.5, "backward": 0.5}
-
-  def init(self, key, batch):
-    return self.model.init(key, batch.words, batch.index, self.carry(batch))["params"]
-
-  def carry(self, batch):
-    return jnp.zeros((batch.index.shape[0], 2, WIDTH))
-
-  def axes(self):
-    return (
-      ("^char/embedding$", (None, "embed")),
-      ("^recur$", (None, "embed", None)),
-      ("^output/kernel$", ("embed", "vocab")),
-      ("^output/bias$", ("vocab",)),
-    )
-
-  def counts(self, batch):
-    return {"forward": jnp.sum(batch.weights[:, 0]), "backward": jnp.sum(batch.weights[:, 1])}
-
-  def sums(self, params, carry, batch, draws, train):
-    logits, state = self.model.apply({"params": params}, batch.words, batch.index, carry)
-    losses = cross_entropy(logits, batch.targets) * batch.weights
-    hits = tally(jnp.argmax(logits, -1) == batch.targets, batch.weights)
-    sums = {"forward": jnp.sum(losses[:, 0]), "backward": jnp.sum(losses[:, 1])}
-    return sums, {"tokens": hits}, jax.lax.stop_gradient(self.next_carry(state))
-
-  def next_carry(self, state):
-    """The state [B, 2, D] that the next batch starts from."""
-    return state
-
-  def report(self, sums, counts, statistics):
-    return mean_losses(sums, counts, self.weights) | {"accuracy": rate(statistics["tokens"])}
+ELMO = ElmoConfig(
+  vocab_size=VOCAB, input="characters", characters=5, char_embedding=8, filters=((1, 8), (2, 16)), activation="tanh",
+  highway=1, layers=2, cell=24, projection=WIDTH, cell_clip=3.0, projection_clip=3.0, skip=True, dropout=0.0,
+  recompute_gates=False, unroll=1,
+)  # fmt: skip
 
 
 LUKE = LukeConfig(
@@ -253,6 +196,6 @@ def entity_batch(seed: int) -> MaskedEntities:
 TENANTS = {
   "masked": (MaskedObjective(Bert(BERT), "nsp"), masked_batch),
   "replaced": (Replaced(), masked_batch),
-  "recurrent": (Recurrent(), chars_batch),
+  "recurrent": (LanguageObjective(Elmo(ELMO), "sampled", 20, "never"), chars_batch),
   "entities": (EntityObjective(Luke(LUKE)), entity_batch),
 }

@@ -7,24 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from configs import albert, bert, common, electra, finetune, luke, roberta, spanbert
+from configs import albert, bert, common, electra, elmo, finetune, luke, roberta, spanbert
 from trainer.config import FREE_ON_RESUME, difference, flatten, from_json, load, stage_at, stages, to_json, validate
 from trainer.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY, BASE = "configs/bert.py:tiny", "configs/bert.py:base"
 RECIPES = {
-  "albert": albert, "bert": bert, "electra": electra, "luke": luke, "roberta": roberta, "spanbert": spanbert,
+  "albert": albert, "bert": bert, "electra": electra, "elmo": elmo, "luke": luke, "roberta": roberta,
+  "spanbert": spanbert,
 }  # fmt: skip
 TINIES = [f"configs/{name}.py:tiny" for name in RECIPES]
 
 
 def variants(recipe):
-  """Every size, and every value of every setting on the base size."""
+  """Every size, and every value of every setting on the base size, or the smallest published one."""
   yield from recipe.SIZES
+  size = "base" if "base" in recipe.SIZES else "small"
   for name, values in recipe.SETTINGS.items():
-    yield from (f"base,{name}={value}" for value in ((2, 4) if values is int and name != "length" else ()))
-    yield from (f"base,{name}={value}" for value in (() if values is int else values))
+    yield from (f"{size},{name}={value}" for value in ((2, 4) if values is int and name != "length" else ()))
+    yield from (f"{size},{name}={value}" for value in (() if values is int else values))
 
 
 VARIANTS = [f"{name}.py:{variant}" for name, recipe in RECIPES.items() for variant in variants(recipe)]
@@ -35,6 +37,7 @@ COMBINED = [
   "spanbert.py:large,sequence=pairs,masking=entity,sbo=off",
   "roberta.py:large,format=sentence_pairs,masks=static,masking=whole_word,batch=2048",
   "luke.py:mluke_large,words=whole,entities=keep,lite=on,queries=4",
+  "elmo.py:original,softmax=full,input=words,state=reset",
 ]
 
 
@@ -228,15 +231,18 @@ def test_choices_are_those_of_the_code():
   from data.tokenizers.words import SPLITS
   from models import DTYPES
   from models.albert import SHARED
+  from models.elmo import ACTIVATIONS as OF_CHARACTERS
   from models.entity_attention import FORMS
   from models.layers import ACTIVATIONS
   from models.sharding import SHARD_OVER_DATA
   from models.stack import REMAT
+  from objectives.language import RESET, SOFTMAX
   from objectives.optimizers import SCHEDULES
 
   built = {
     "data.format": FORMATS, "data.masking": STRATEGIES, "data.words": {*WORDS, *SPLITS}, "dtype": DTYPES,
-    "model.activation": ACTIVATIONS, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT,
+    "model.activation": {*ACTIVATIONS, *OF_CHARACTERS},
+    "objective.softmax": SOFTMAX, "objective.reset": RESET, "mesh.shard_params": SHARD_OVER_DATA, "model.remat": REMAT,
     "optimizer.schedule": SCHEDULES, "data.tokenizer_type": TRAINERS, "model.share": SHARED, "model.attention": FORMS,
   }  # fmt: skip
   for key, names in built.items():

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from objectives.language import LanguageObjective
 from tests import test_masking, test_recurrence, test_stack, test_step
-from tests.tenants import Recurrent
 
 
 def test_unsharing_albert_turns_red(monkeypatch):
@@ -16,7 +16,7 @@ def test_unsharing_albert_turns_red(monkeypatch):
 
 
 def test_resetting_the_backward_carry_turns_red(monkeypatch):
-  monkeypatch.setattr(Recurrent, "next_carry", lambda self, state: state.at[:, 1].set(0.0))
+  monkeypatch.setattr(LanguageObjective, "next_carry", lambda self, state: state.at[:, 1].set(0.0))
   test_recurrence.test_two_steps_of_T_equal_one_of_2T("forward")
   with pytest.raises(AssertionError):
     test_recurrence.test_two_steps_of_T_equal_one_of_2T("backward")

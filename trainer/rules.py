@@ -84,6 +84,12 @@ def _is_pairs(value: tuple) -> bool:
   return all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(end, str) for end in p) for p in value)
 
 
+def _is_filters(value: tuple) -> bool:
+  return value != () and all(
+    isinstance(p, tuple) and len(p) == 2 and all(type(n) is int and n > 0 for n in p) for p in value
+  )
+
+
 _COUNT = _number(1, "a whole number of at least 1")
 _SHARE = _number(0, "a share from 0 to 1", high=1)
 _BELOW_ONE = _number(0, "a number from 0 to below 1", high=1, open_high=True)
@@ -95,6 +101,8 @@ _PATTERNS = Rule("regular expressions", lambda value: all(map(_is_regex, value))
 FORMATS = (
   "segment_pairs", "sentence_pairs", "electra_segments", "full_sentences", "doc_sentences", "entity_sentences",
 )  # fmt: skip
+
+ACTIVATIONS = (("gelu", "gelu_tanh", "relu"), ("relu", "tanh"))  # of transformers; of ELMo's convolutions
 
 # Key pattern -> rule, first match; a number without a rule must be finite and not negative.
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -109,6 +117,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"data\.pack", _number(1, "a whole number from 1 to 255", high=255)),
   (r"data\.(passes|static_copies|max_predictions|prefetch|max_ngram|max_span)", _COUNT),
   (r"data\.(max_entities|max_mention|min_sentence)", _COUNT),
+  (r"data\.(groups|distinct_words)", _COUNT),
   (r"data\.(entity_)?mask_rate", _number(0, "a rate above 0, at most 1", high=1, open_low=True)),
   (r"data\.holdout", _BELOW_ONE),
   (r"data\.\w+_(rate|share)", _SHARE),
@@ -135,10 +144,15 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"model\.types", _WHOLE),
   (r"model\.(generator_)?(layers|hidden|heads|ffn)", _COUNT),
   (r"model\.(max_positions|unroll|embedding|groups|inner|span_positions)", _COUNT),
+  (r"model\.(cell|projection|char_embedding)", _COUNT),
+  (r"model\.(cell|projection)_clip", _POSITIVE),
+  (r"model\.characters", _number(3, "a whole number of at least 3: begin of a word, a character, end")),
+  (r"model\.filters", Rule("pairs of whole numbers above 0, ((width, filters),)", _is_filters)),
+  (r"model\.input", _one_of("characters", "words")),
   (r"model\.share", _one_of("all", "attention", "ffn", "none")),
   (r"model\.tie", _one_of("embeddings", "all", "none")),
   (r"model\.(\w+_)?dropout", _BELOW_ONE),
-  (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu")),
+  (r"model\.activation", _one_of("gelu", "gelu_tanh", "relu", "tanh")),
   (r"model\.(norm_eps|init_std)", _POSITIVE),
   (r"model\.init", _one_of("truncated_normal", "normal")),
   (r"model\.remat", _one_of("none", "dots", "full")),
@@ -147,9 +161,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
   (r"objective\.target", _one_of("all_tokens", "masked", "replace_mlm", "all_tokens_mlm")),
   (r"objective\.sample", _one_of("softmax", "argmax")),
   (r"objective\.temperature", _POSITIVE),
+  (r"objective\.softmax", _one_of("sampled", "full")),
+  (r"objective\.negatives", _COUNT),
+  (r"objective\.reset", _one_of("never", "window")),
   (r"objective\.loss_scale", Rule("mean, sum or a number above 0", _is_loss_scale)),
-  (r"optimizer\.name", _one_of("adamw", "lamb", "sgd")),
-  (r"optimizer\.(lr|eps)", _POSITIVE),
+  (r"optimizer\.name", _one_of("adagrad", "adamw", "lamb", "sgd")),
+  (r"optimizer\.(lr|eps|accumulator)", _POSITIVE),
   (r"optimizer\.b[12]", _BELOW_ONE),
   (r"optimizer\.schedule", _one_of("bert", "linear", "electra", "constant")),
   (r"optimizer\.decay_exclude|stages\.\d+\.freeze", _PATTERNS),
@@ -183,6 +200,7 @@ def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
   yield from _model_contradictions(config)
   yield from _electra_contradictions(config)
   yield from _data_contradictions(config)
+  yield from _stream_contradictions(config, stages)
   for number, stage in enumerate(stages):
     where = f"stages.{number}." if config.stages else ""
     yield from _stage_contradictions(config, stage, where)
@@ -201,6 +219,8 @@ def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
 
 def _model_contradictions(config: ConfigDict) -> Iterator[str]:
   model = config.model
+  if "activation" in model and model.activation not in (known := ACTIVATIONS[model.name == "elmo"]):
+    yield f"model.activation is {model.activation}, want {' or '.join(known)} of model.name {model.name}"
   for prefix in ("", "generator_"):
     heads, hidden = f"{prefix}heads", f"{prefix}hidden"
     if heads in model and model[hidden] % model[heads]:
@@ -260,6 +280,31 @@ def _data_contradictions(config: ConfigDict) -> Iterator[str]:
       yield f"objective.pair is sop, but data.format is {data.format}; set --config.data.format=segment_pairs"
     if config.model.types < 2:
       yield f"model.types is {config.model.types}, want at least 2 with objective.pair = {config.objective.pair}"
+
+
+def _stream_contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
+  data, model, objective = config.data, config.model, config.objective
+  if objective.name != "language":
+    return
+  if data.tokenizer_type != "words" or data.words not in ("marks", "space"):
+    yield (
+      f"data.tokenizer_type is {data.tokenizer_type} and data.words {data.words}, want words, and marks or space: "
+      "streams are of whole words"
+    )
+  if objective.softmax == "sampled" and objective.negatives >= model.vocab_size:
+    yield (
+      f"objective.negatives is {objective.negatives}, want below model.vocab_size = {model.vocab_size}; "
+      "or set --config.objective.softmax=full"
+    )
+  if model.input == "characters" and max(width for width, _ in model.filters) > model.characters:
+    yield f"model.filters is {model.filters}, want widths of at most model.characters = {model.characters}"
+  if len({stage.batch_size for stage in stages}) > 1:
+    yield "stages: want one batch_size: a row goes on from batch to batch"
+  for rows in {stage.batch_size for stage in stages}:
+    if rows % (data.groups * config.micro_batches):
+      yield (
+        f"batch_size is {rows}, want a multiple of data.groups x micro_batches = {data.groups} x {config.micro_batches}"
+      )
 
 
 def _stage_contradictions(config: ConfigDict, stage: Any, where: str) -> Iterator[str]:
