@@ -206,6 +206,17 @@ def test_a_finished_corpus_is_reused_and_other_settings_are_refused(corpus, text
     prepare(f"lines:{text}", Words(VOCABULARY, 101), folder, holdout=0.3)
 
 
+def test_a_corpus_is_reused_with_the_tokenizer_that_it_learned(text, tmp_path):
+  """Handed back by a run that starts from a model of the same corpus."""
+  learn = Training(lambda sentences: Words(dict.fromkeys(word for s in sentences for word in s.split())), {"by": "order"})
+  card = prepare(f"lines:{text}", learn, tmp_path, holdout=0.3, load=load_words)
+  own = load_words(tmp_path / "tokenizer")
+  assert own.digest != Words(VOCABULARY).digest
+  assert prepare(f"lines:{text}", own, tmp_path, holdout=0.3, load=load_words) == card
+  with pytest.raises(CorpusError, match='other settings: tokenizer was {"train": {"by": "order"}}, now {"digest"'):
+    prepare(f"lines:{text}", Words(VOCABULARY), tmp_path, holdout=0.3, load=load_words)
+
+
 def test_a_finished_corpus_does_not_read_its_source_again(corpus, text, tmp_path, monkeypatch):
   folder = tmp_path / "copy"
   shutil.copytree(corpus[0], folder)

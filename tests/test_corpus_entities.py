@@ -188,6 +188,13 @@ def test_other_entities_are_other_settings(source, tmp_path, corpus):
   assert not (tmp_path / "plain/entities").exists() and open_store(tmp_path / "plain", "train").mentions is None
 
 
+def test_a_corpus_is_reused_with_the_entities_that_it_counted(source, corpus):
+  """Handed back by a run that starts from a model of the same corpus."""
+  assert prepared(source, corpus[0], Entities(corpus[0] / "entities")) == corpus[1]
+  with pytest.raises(CorpusError, match='entities was .*"unknown": .*, now .*"unknown": "drop"'):
+    prepared(source, corpus[0], Entities(corpus[0] / "entities", unknown="drop"))
+
+
 def test_the_fingerprint_follows_the_vocabulary(tmp_path):
   """Names of the same ids: the arrays are the same, the corpus is not."""
   rows = [{"text": "A cat sat.", "links": [[2, 5, title]]} for title in ("Cat", "Cats")]
