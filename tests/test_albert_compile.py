@@ -45,7 +45,7 @@ def holds_stack(text, depth):
   return f"f32[{depth},{UP[0]},{UP[1]}]" in text
 
 
-@pytest.mark.parametrize("depth", [6, 12])
+@pytest.mark.parametrize("depth", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_shared_layers_compile_to_one_block(depth):
   """As many products and fusions at any depth as at 2, and no array that repeats a weight for every layer."""
   products, fusions = kernels(compiled("all", depth, 1))
@@ -54,6 +54,7 @@ def test_shared_layers_compile_to_one_block(depth):
   assert not holds_stack(compiled("all", depth, 1), depth)
 
 
+@pytest.mark.slow
 def test_unrolled_layers_compile_to_a_block_each():
   """BERT's fast form, unroll = depth: the products of every layer, and an array of all copies of a weight."""
   products, fusions = kernels(compiled("none", 6, 6))

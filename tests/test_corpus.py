@@ -208,7 +208,8 @@ def test_a_finished_corpus_is_reused_and_other_settings_are_refused(corpus, text
 
 def test_a_corpus_is_reused_with_the_tokenizer_that_it_learned(text, tmp_path):
   """Handed back by a run that starts from a model of the same corpus."""
-  learn = Training(lambda sentences: Words(dict.fromkeys(word for s in sentences for word in s.split())), {"by": "order"})
+  words = lambda sentences: Words(dict.fromkeys(word for sentence in sentences for word in sentence.split()))
+  learn = Training(words, {"by": "order"})
   card = prepare(f"lines:{text}", learn, tmp_path, holdout=0.3, load=load_words)
   own = load_words(tmp_path / "tokenizer")
   assert own.digest != Words(VOCABULARY).digest

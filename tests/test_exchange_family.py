@@ -31,9 +31,10 @@ RUNS = {  # recipe and variant -> pieces of its vocabulary, and sizes beside SMA
   "electra.py:tiny": (100, GENERATOR),
   "electra.py:tiny,tie=none": (100, GENERATOR),
 }
+QUICK = ("roberta.py:tiny", "electra.py:tiny,tie=none")
 
 
-@pytest.mark.parametrize("variant", RUNS)
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=() if v in QUICK else pytest.mark.slow) for v in RUNS])
 def test_a_run_goes_out_and_comes_back(variant, tmp_path, capsys):
   pieces, sizes = RUNS[variant]
   config = load(f"configs/{variant}", {**SMALL, **sizes, "model.vocab_size": pieces})

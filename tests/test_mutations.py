@@ -22,6 +22,7 @@ def test_resetting_the_backward_carry_turns_red(monkeypatch):
     test_recurrence.test_two_steps_of_T_equal_one_of_2T("backward")
 
 
+@pytest.mark.slow
 def test_cutting_the_batch_in_blocks_turns_red(monkeypatch):
   """Blocks of rows give every right loss, which is why the compiled text is what is read."""
 
@@ -49,6 +50,7 @@ def test_keying_masks_by_position_turns_red(monkeypatch):
     test_masking.test_masks_are_keyed_by_example_not_by_position()
 
 
+@pytest.mark.slow
 def test_losing_a_skip_turns_red(monkeypatch):
   monkeypatch.setattr("objectives.step.is_finite", lambda norm, sums, carry: jnp.array(True))
   test_step.compiled_step.cache_clear()

@@ -5,6 +5,7 @@ Kills here end the loop at a named point inside the process; tests/test_kills.py
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ BASE = {
   "steps": 6, "batch_size": ROWS, "save_every": 2, "eval_every": 3, "log_every": 1, "max_skips": 2, "max_rollbacks": 1,
   "optimizer.warmup_steps": 2, "optimizer.lr": 1e-2, "keep_checkpoints": 2,
 }  # fmt: skip
+LONGER = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 class Killed(BaseException):
@@ -118,8 +120,13 @@ def test_kill_and_resume_give_the_same_state_hash(tenant, tmp_path, kill_at):
   assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("point", ["before_save", "step"])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(
+  "point,n",
+  [
+    ("before_save", 2), ("step", 3), LONGER("before_save", 1), LONGER("before_save", 3), LONGER("step", 1),
+    LONGER("step", 2),
+  ],
+)
 def test_kills_at_any_point_resume_exactly(point, n, tmp_path, kill_at, once):
   want = once("whole", lambda workdir: launch(workdir, "recurrent")[0])
   got = killed_then_resumed(tmp_path, "recurrent", kill_at, point, n)
@@ -150,7 +157,11 @@ ROLLBACK = {"poisoned": (3, 4)}  # two in a row after step 3: back to step 2, on
 
 
 @pytest.mark.parametrize(
-  "point,n", [("rollback_begins", 1), ("before_rollback", 1), ("after_rollback", 1), ("rolled_back", 1), ("step", 7)]
+  "point,n",
+  [
+    LONGER("rollback_begins", 1), ("before_rollback", 1), ("after_rollback", 1), LONGER("rolled_back", 1),
+    LONGER("step", 7),
+  ],
 )
 def test_a_kill_during_and_after_the_rollback_gives_the_same_hash(point, n, tmp_path, kill_at, once):
   want = once("rollback", lambda workdir: launch(workdir, "masked", **ROLLBACK)[0])
@@ -180,12 +191,12 @@ STAGES = (
 )  # fmt: skip
 
 
-def test_a_stage_change_killed_across_the_boundary_gives_the_same_hash(tmp_path, kill_at):
+@pytest.mark.parametrize("point,n", [LONGER("step", 3), ("stage", 1), LONGER("step", 5)])
+def test_a_stage_change_killed_across_the_boundary_gives_the_same_hash(point, n, tmp_path, kill_at, once):
   options = {"stages": STAGES, "save_every": 4}
-  want, _ = launch(tmp_path / "whole", "replaced", **options)
-  for number, (point, n) in enumerate([("step", 3), ("stage", 1), ("step", 5)]):
-    got = killed_then_resumed(tmp_path / str(number), "replaced", kill_at, point, n, **options)
-    assert got["state_sha256"] == want["state_sha256"], (point, n)
+  want = once("stages", lambda workdir: launch(workdir, "replaced", **options)[0])
+  got = killed_then_resumed(tmp_path, "replaced", kill_at, point, n, **options)
+  assert got["state_sha256"] == want["state_sha256"]
 
 
 def test_stages_freeze_copy_and_reset(tmp_path):

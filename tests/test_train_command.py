@@ -88,6 +88,7 @@ def test_start_order_of_a_new_workdir(whole, tmp_path, corpus):
     assert abs(summary(begun)["metrics"][name] - summary(whole[1])["metrics"][name]) < 1e-4
 
 
+@pytest.mark.slow
 def test_profiled_steps_leave_a_trace(whole, tmp_path, corpus):
   arguments = (f"--config.data.source={corpus}", f"--config.data.dir={whole[0] / 'data'}", *SMALL)
   done = command(tmp_path, *arguments, "--profile_steps=2:4")
