@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import optax
 
-from data.batch import validate
+from data.batch import Chars, validate
 from data.synthetic import synthetic_batch
 from models import flops
 from models.sharding import ShardingError
@@ -137,12 +137,12 @@ def timed(program: Program, flags: Any) -> dict[str, Any]:
 
 
 def inference(program: Program, flags: Any) -> dict[str, Any]:
-  """Time, throughput and memory of the encoder's forward pass on the tokens of BATCHES synthetic batches."""
+  """Time, throughput and memory of the encoder's forward pass on BATCHES synthetic batches."""
   setup, stage = program.setup, program.stage
   hosts = [synthetic_batch(setup.placed, stage, n, flags.full_rows) for n in range(BATCHES)]
-  batches = [program.place(host).tokens for host in hosts]
+  batches = [program.place(host) for host in hosts]
   params, model = program.fresh_state().params, setup.objective.model
-  encode = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens.ids, tokens).hidden)
+  encode = jax.jit(lambda params, batch: _states(model, params, batch))
   _progress(f"compiling on {jax.devices()[0].device_kind}")
   start = time.perf_counter()
   executable = encode.lower(params, batches[0]).compile()
@@ -161,6 +161,14 @@ def inference(program: Program, flags: Any) -> dict[str, Any]:
     "valid_tokens_per_s": round(valid / median, 1),
     **_memory(executable),
   }
+
+
+def _states(model: Any, params: Any, batch: Any) -> Any:
+  """The last layer's states of a batch's tokens, or of its streams from an empty state."""
+  variables = {"params": params}
+  if isinstance(batch, Chars):
+    return model.apply(variables, batch.words, batch.index, model.empty_carry(len(batch.index)))[0][-1]
+  return model.apply(variables, batch.tokens.ids, batch.tokens).hidden
 
 
 def _windows(step: Callable[[int], Any], flags: Any) -> tuple[list[float], list[float]]:
@@ -190,7 +198,7 @@ def _throughput(program: Program, hosts: list[Any], windows: list[float]) -> dic
   """Rates at the median window. valid_tokens and FLOPs are those of real tokens; tokens counts padding too."""
   works = [flops.count(host) for host in hosts]
   valid, slots = (sum(getattr(w, name) for w in works) / len(works) for name in ("tokens", "slots"))
-  model_flops = statistics.mean(flops.step_flops(program.setup.objective.model, host) for host in hosts)
+  model_flops = statistics.mean(program.setup.step_flops(host) for host in hosts)
   median = statistics.median(windows)
   peak = chips.peak([*program.setup.mesh.devices.flat])
   return {

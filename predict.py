@@ -5,6 +5,7 @@
     python predict.py pair     --model=DIR --first=TEXT --second=TEXT      does the second text follow the first?
     python predict.py detect   --model=DIR --text=TEXT                     which tokens were put in another's place?
     python predict.py tokenize --model=DIR|TOKENIZER --text=TEXT           pieces, ids and characters
+    python predict.py neighbors --model=DIR --word=play --corpus=FILE|FOLDER   nearest words, and sentences by layer
 
 and a LUKE on mentions, which are spans of characters, the end not included:
 
@@ -15,12 +16,19 @@ and a LUKE on mentions, which are spans of characters, the end not included:
     python predict.py type     --model=DIR --text="Taro lives in Tokyo." --spans=0:4,14:19   of which types are they?
     python predict.py encode   --model=DIR --input=FILE.jsonl --output=OUT.npz   states of entities as well
 
-DIR is a workdir of train.py, or a folder of published weights in Hugging Face's layout. FILE has one text a line (pair:
-FIRST<tab>SECOND), - is stdin. Lines of relate and type, and of FILE.jsonl, are JSON: {"text": "...", "spans": [[0, 7],
-[17, 28]], "entities": ["Beyoncé", null]}, where null = masked. Titles of an mLUKE are English, or name their language
-("de:Berlin"). Answers are tables on a terminal and JSON lines elsewhere; the last line on stdout is a JSON summary.
-Speed is told on stderr, and spans that cut a word or are lost. Wrong input ends with one line on stderr and exit
-status 2.
+and an ELMo on whole words:
+
+    python predict.py encode    --model=DIR --input=FILE --output=OUT.npz --layers=all   layers of all words
+    python predict.py neighbors --model=DIR --word=play --corpus=FILE|FOLDER|demo
+                                --sentence="They signed to do a Broadway play ." --vectors=glove.txt
+
+DIR is a workdir of train.py, or a folder of published weights in Hugging Face's layout, or AllenNLP's of an ELMo
+(options.json, weights.hdf5; its texts are divided into words at marks, or with --split=space where they were divided
+before). FILE has one text a line (pair: FIRST<tab>SECOND), - is stdin. Lines of relate and type, and of FILE.jsonl, are
+JSON: {"text": "...", "spans": [[0, 7], [17, 28]], "entities": ["Beyoncé", null]}, where null = masked. Titles of an
+mLUKE are English, or name their language ("de:Berlin"). Answers are tables on a terminal and JSON lines elsewhere; the
+last line on stdout is a JSON summary. Speed is told on stderr, and spans that cut a word or are lost. Wrong input ends
+with one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -32,7 +40,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.reading import SourceError
 from data.tokenizers import TokenizerError
+from data.tokenizers.words import SPLITS
+from data.word_vectors import VectorError
 from trainer import entity_verbs, verbs
 from trainer.command import USER_ERROR, OneLineParser
 from trainer.rules import ConfigError
@@ -46,6 +57,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
   "relate": entity_verbs.relate,
   "type": entity_verbs.type_mentions,
   "tokenize": verbs.tokenize,
+  "neighbors": verbs.neighbors,
 }
 
 
@@ -59,15 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
       "--model", required=True, metavar="DIR", help="workdir, or published weights (tokenize: or a tokenizer)"
     )
-    if name not in ("encode", "pair"):
+    if name not in ("encode", "neighbors", "pair"):
       source = own.add_mutually_exclusive_group(required=True)
       source.add_argument("--text")
       lines = "JSON lines" if name in ("relate", "type") else "one text a line"
       source.add_argument("--input", metavar="FILE", help=f"{lines}; - is stdin")
     if name != "tokenize":
       own.add_argument("--batch_size", type=int, default=32, help="texts that run together (%(default)s)")
-      own.add_argument("--max_length", type=int, help="tokens of a text (the longest that the model was trained on)")
       own.add_argument("--dtype", choices=("float32", "bfloat16"), help="of matrix products (CPU: float32)")
+    if name not in ("neighbors", "tokenize"):
+      own.add_argument("--max_length", type=int, help="tokens of a text (as in training); of an ELMo, words at once")
+    if name in ("encode", "neighbors"):
+      own.add_argument("--split", choices=SPLITS, help="what divides an ELMo's texts into words (as trained)")
     if name in ("fill", "relate", "type"):
       own.add_argument("--spans", metavar="0:7,17:28", help="characters of the mentions in --text")
     if name in ("encode", "fill"):
@@ -82,6 +97,9 @@ def _own_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
   encode.add_argument("--output", required=True, metavar="OUT.npz", help="ids, lengths, hidden, pooled, layers, ...")
   encode.add_argument("--pool", default="mean", metavar="none|cls|pooler|mean", help="one vector a text (%(default)s)")
   encode.add_argument("--layers", default="last", metavar="last|none|all|0,6,-1", help="states kept (%(default)s)")
+  encode.add_argument(
+    "--stateful", action="store_true", help="an ELMo's text goes on from the one batch_size lines before it"
+  )
   fill.add_argument("--top", type=int, default=5, help="candidates for each [MASK] (%(default)s)")
   fill.add_argument("--titles", metavar="A,[MASK]", help="entities of the spans (default: all masked)")
   pair.add_argument("--first")
@@ -90,7 +108,18 @@ def _own_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
   relate.add_argument("--head", metavar="0:4", help="characters of the first mention, the subject")
   relate.add_argument("--tail", metavar="14:19", help="characters of the second mention, the object")
   relate.add_argument("--top", type=int, default=1, help="relations told of each pair (%(default)s)")
+  _neighbor_flags(parsers["neighbors"])
   parsers["type"].add_argument("--top", type=int, help="types told of each mention (those above 0.5)")
+
+
+def _neighbor_flags(own: argparse.ArgumentParser) -> None:
+  own.add_argument("--word", required=True)
+  own.add_argument("--corpus", required=True, metavar="SPEC", help="file or folder of text, or see data/sources.py")
+  own.add_argument("--sentence", metavar="TEXT", help="where the word stands (the first of the corpus that has it)")
+  own.add_argument("--top", type=int, default=10, help="neighbours of each kind (%(default)s)")
+  own.add_argument("--layers", default="all", metavar="last|none|all|0,6,-1", help="0 = words (%(default)s)")
+  own.add_argument("--vectors", metavar="FILE", help="word vectors to compare with: GloVe's or word2vec's")
+  own.add_argument("--any_word", action="store_true", help="compare with all words of the corpus in context")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # who reads stdout has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
-  except (InputError, ConfigError, TokenizerError, OSError) as error:
+  except (InputError, ConfigError, SourceError, TokenizerError, VectorError, OSError) as error:
     print(f"predict.py {flags.verb}: {' '.join(str(error).split())}", file=sys.stderr)
     return USER_ERROR
   except KeyboardInterrupt:

@@ -57,9 +57,8 @@ def main() -> int:
       summary, stopped = train_seeds(command.config, workdir, seeds, run)
     else:
       summary, stopped = train(command.config, workdir, **options)
-  except _failures() as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return USER_ERROR if isinstance(error, ValueError) else EXIT_FAILED
+  except failures() as error:
+    return say(error)
   if leader:
     print(json.dumps(summary))
   from trainer.stopping import EXIT_STOPPED
@@ -89,7 +88,6 @@ def train(
 
   from trainer.checkpoints import Checkpoints
   from trainer.dry_run import show_parameters
-  from trainer.feed import CorpusFeed
   from trainer.lock import RunLock
   from trainer.logs import Live, MetricLog
   from trainer.loop import Loop, Parts, Trace
@@ -103,7 +101,7 @@ def train(
   with RunLock(workdir) if leader else contextlib.nullcontext(), StopRequest() as stop:
     check_resume(workdir, config, allow_change)
     made = setup or Setup.of(config)  # what does not fit the devices ends the run before data is prepared
-    feed = feed or (TaskFeed if "task" in config else CorpusFeed)(config, workdir)
+    feed = feed or make_feed(config, workdir)
     setup = setup or made.informed(feed.frequencies)
     program_at = program_finder(setup, feed.example)
     with Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints:
@@ -139,6 +137,17 @@ def train(
       return summary, loop.stopped
 
 
+def make_feed(config: Any, workdir: Path) -> Any:
+  """The trainer.feed.Feed of a resolved config; a corpus is prepared where it is missing."""
+  from trainer.feed import CorpusFeed
+  from trainer.stream_feed import StreamFeed
+  from trainer.task_feed import TaskFeed
+
+  if "task" in config:
+    return TaskFeed(config, workdir)
+  return (StreamFeed if config.objective.name == "language" else CorpusFeed)(config, workdir)
+
+
 def _tested(feed: Any, loop: Any, checkpoints: Any, workdir: Path) -> dict[str, float]:
   """Figures of a task's test file, with the parameters of the best step, or the last one where none is chosen.
 
@@ -166,13 +175,15 @@ def _tested(feed: Any, loop: Any, checkpoints: Any, workdir: Path) -> dict[str, 
 
 def _mfu(setup: Any) -> Any:
   """(host batch, seconds of a step) -> share of the devices' peak in matmul FLOPs, or None for unknown devices."""
-  from models import flops
   from trainer import chips
 
-  if type(setup.objective.model) not in flops.FORWARD:
-    return lambda batch, seconds: None
   peak = chips.peak(setup.mesh.devices.flatten())
-  return lambda batch, seconds: flops.step_flops(setup.objective.model, batch) / seconds / peak.flops if peak else None
+
+  def mfu(batch: Any, seconds: float) -> float | None:
+    work = setup.step_flops(batch) if peak else None
+    return None if work is None else work / seconds / peak.flops
+
+  return mfu
 
 
 def _connect(flags: Any) -> None:
@@ -197,9 +208,16 @@ def _options(flags: Any) -> dict[str, Any]:
   return {"allow_change": flags.allow_change, "profile": profile}
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def say(error: Exception) -> int:
+  """Prints one of the `failures` as a line; returns the exit code that it ends with."""
+  print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+  return USER_ERROR if isinstance(error, ValueError) else EXIT_FAILED
+
+
+def failures() -> tuple[type[Exception], ...]:
   """What ends a run with one line instead of a traceback: all are a user's to mend."""
   from data.batch import BatchError
+  from data.characters import CharacterError
   from data.entity_vocabulary import EntityError
   from data.examples import TableError
   from data.loader import LoaderError
@@ -208,10 +226,13 @@ def _failures() -> tuple[type[Exception], ...]:
   from data.reading import SourceError
   from data.sentences import LanguageError
   from data.store import StoreError
+  from data.streams import StreamError
   from data.tasks.rows import TaskError
   from data.tokenizers import TokenizerError
   from models.published.errors import WeightsError
+  from models.scalar_mix import MixtureError
   from models.sharding import ShardingError
+  from models.task_networks import TaskNetworkError
   from trainer.lock import LockError
   from trainer.loop import TrainingError
   from trainer.manifest import CheckpointError
@@ -219,9 +240,9 @@ def _failures() -> tuple[type[Exception], ...]:
   from trainer.texts import InputError
 
   return (
-    BatchError, CheckpointError, ConfigError, CorpusError, EntityError, InputError, LanguageError, LoaderError,
-    LockError, MaskError, ShardingError, SourceError, StoreError, TableError, TaskError, TokenizerError, TrainingError,
-    WeightsError,
+    BatchError, CharacterError, CheckpointError, ConfigError, CorpusError, EntityError, InputError, LanguageError,
+    LoaderError, LockError, MaskError, MixtureError, ShardingError, SourceError, StoreError, StreamError, TableError,
+    TaskError, TaskNetworkError, TokenizerError, TrainingError, WeightsError,
   )  # fmt: skip
 
 

@@ -6,6 +6,10 @@
 three GTX 1080: 10 epochs of the 1 Billion Word Benchmark, whose held-out perplexity is 39.7, the mean of both
 directions. That corpus is divided into words already, a sentence a line: `--config.data.words=space`.
 
+Another run goes on with text of a domain by `--config.init_from=RUN --config.data.source=FILE`: the words that it
+predicts stay the same, and new words are read by their characters. AllenNLP's released files will do as well, whose
+softmax is not among them and starts afresh.
+
 Sizes: tiny, small, medium, original (the released models of these names). Settings, after the size:
 
     softmax=sampled | full       of training; held-out text is always judged by the full one
@@ -58,7 +62,7 @@ def _data():
   data.holdout = 0.01  # share of documents kept for evaluation
   data.workers = 0  # processes that prepare the corpus, threads that make batches; nothing depends on them; 0 = one
   data.prefetch = 4  # batches made ahead of the step
-  data.tokenizer = ""  # folder or vocabulary file, words by descending count; empty = count those of the corpus
+  data.tokenizer = ""  # folder or vocabulary file of the words that are predicted, by descending count; empty = counted
   data.tokenizer_type = "words"
   data.lowercase = False
   data.words = "marks"  # what divides text into words: marks and spaces, or "space" where only spaces do

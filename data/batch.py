@@ -4,10 +4,10 @@ Each class is a frozen dataclass registered as a pytree, so it passes through `j
 declares its dimensions by letter and its dtype kind; `validate` holds a batch against them on the host, before anything
 is dispatched. Letters: B batch, L tokens, P predictions, S examples of a row, E entities, M words of a mention,
 J predicted entities, G row groups, U distinct words of a group, C characters or classes, K labels, A mentions of a
-label.
+label or sentences of an example.
 
 A dimension letter has one size throughout a batch. Fields whose first letter is B are rows: micro-batches and devices
-split them; anything else (the word tables of `Chars`) belongs to the whole batch.
+split them; anything else (the word tables of `Chars` and `LabelledWords`) belongs to the whole batch.
 """
 
 from __future__ import annotations
@@ -118,6 +118,34 @@ class Labelled:
   entities: Entities | None = None
 
 
+@batch_type
+class LabelledWords:
+  """Labelled sentences of whole words, for networks that read words spelled in characters.
+
+  Column 0 of a sentence is its beginning <S>; its words follow, and then its end </S>. What stands behind is padding
+  that is never read.
+  """
+
+  words: Array = dims("G U C")  # distinct words of a group of B/G neighbouring rows
+  index: Array = dims("B A L")  # row of `words` of the row's group; A sentences of an example
+  lengths: Array = dims("B A")  # columns of a sentence, boundaries counted; 0 = no such sentence
+  ids: Array = dims("B A L")  # row of the table of word vectors; 0 = none (boundaries, padding), 1 = an unknown word
+  labels: Array = dims("B K")  # classes; of tags label k is that of the word in column k + 1 of sentence 0
+  weights: Array = dims("B K", "float")  # 0 = padding
+
+
+FIRST, SECOND, NEGATIVE = 0, 1, 2  # sides of a pair; a negative is nobody's second, and one for all
+
+
+@batch_type
+class TextPairs:
+  """Rows of packed texts, each of which belongs to a pair. A text is a segment of its row."""
+
+  tokens: Tokens
+  pairs: Array = dims("B S")  # number of the pair that the text with segment s + 1 is of; -1 = no such text
+  sides: Array = dims("B S")  # FIRST, SECOND, or NEGATIVE: a text that was chosen for the pair as none of its own
+
+
 class BatchError(ValueError):
   """A batch field that is missing or has another shape or dtype than its contract."""
 
@@ -205,6 +233,8 @@ def count_tokens(batch: Any) -> tuple[int, int]:
     return int(np.count_nonzero(batch.segments)), batch.segments.size
   if isinstance(batch, Chars):
     return int(np.count_nonzero(batch.weights)), batch.weights.size
+  if isinstance(batch, LabelledWords):
+    return int(batch.lengths.sum()), batch.index.size
   inner = next(getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name in ("tokens", "words"))
   return count_tokens(inner)
 

@@ -1,16 +1,20 @@
-"""Tokens per second on one core: building example tables, reading rows, masking, and all of it end to end. Before
-that, articles and links per second of a wiki dump on its way to a corpus with entities, by two worker processes.
+"""Tokens per second on one core: building example tables, reading rows, masking, and all of it end to end; and words
+per second of streams, spelled. Before that, articles and links per second of a wiki dump on its way to a corpus with
+entities, by two worker processes.
 
     python -m data.bench [--store=DIR] [--format=segment_pairs] [--length=128] [--packed=1] [--batch_size=256]
 
 Without --store it reads a synthetic store that resembles English text. Only real tokens count, never padding.
 `end_to_end` is one epoch from nothing: the table built, its order drawn, every batch assembled, masked and held against
-its contract. --articles=0 leaves the dump out. The last line of stdout is one JSON object.
+its contract. --articles=0 leaves the dump out. Streams are ELMo's: windows of 20 words in both directions, of a text
+with as many different words as the 1 Billion Word Benchmark, in 4 groups of rows. The last line of stdout is one JSON
+object.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import html
 import json
 import os
@@ -24,15 +28,20 @@ from typing import Any
 import numpy as np
 
 from data import draws, masking
+from data.characters import Spellings
 from data.corpus import Entities, Training, prepare
 from data.examples import FORMATS, Options, Table, build_table
 from data.loader import Pipeline, Settings
 from data.rows import assemble
 from data.store import Store, open_store, unigram_counts
+from data.streams import Settings as StreamSettings
+from data.streams import Streams
 from data.tokenizers import Special
 from data.tokenizers.training import training
+from data.tokenizers.words import SPECIALS
 
 _WORKERS = 2
+_STREAM_WORDS, _STREAM_LENGTH, _STREAM_GROUPS = 793_471, 20, 4
 _ARTICLE = """{{{{Infobox thing|name={title}|image=[[File:{title}.jpg|thumb]]|area={{{{convert|{number}|km2}}}}}}}}
 {lead}<ref name="a{number}">{{{{cite web|url=http://example.org/{number}|title={title}|year=2020}}}}</ref>
 
@@ -88,6 +97,27 @@ def measure(store: Any, options: Options, batch_size: int, vocab_size: int, batc
     "epoch_seconds": whole,
     "card": {name: table.card[name] for name in table.card if name != "options"},
   }
+
+
+def stream_words_per_second(tokens: int, batch_size: int, batches: int, seed: int) -> dict[str, float]:
+  """Words of both directions a second, chosen, made distinct and spelled, and seconds to shuffle an epoch's sentences.
+
+  The text has about `tokens` words, log-uniform over a vocabulary of a tenth as many at most.
+  """
+  store, words = synthetic_store(tokens, 1 << 16, seed), min(_STREAM_WORDS, max(tokens // 10, 8))
+  draw = np.random.default_rng(seed)
+  ids = np.exp(draw.random(store.n_tokens) * np.log(words)).astype(np.int32)
+  store = dataclasses.replace(store, tokens=ids + len(SPECIALS) - 1, annotations=None)
+  vocabulary = (*SPECIALS, *(f"word{i}" for i in range(words)))
+  rows = max(batch_size - batch_size % _STREAM_GROUPS, _STREAM_GROUPS)
+  room = 2 * _STREAM_LENGTH * rows // _STREAM_GROUPS
+  spellings, shape = Spellings(vocabulary, boundaries=True), (rows, _STREAM_LENGTH, words, _STREAM_GROUPS)
+  room = Streams(store, spellings, StreamSettings(*shape, room), seed).most_distinct_words(range(batches + 1))
+  streams = Streams(store, spellings, StreamSettings(*shape, room), seed)
+  _, shuffling = _timed(lambda: streams.batch(0))
+  times = [_timed(lambda cursor=cursor: streams.batch(cursor))[1] for cursor in range(1, batches + 1)]
+  pairs = 2 * rows * _STREAM_LENGTH
+  return {"words": pairs / float(np.median(times)), "shuffling_seconds": shuffling, "distinct_words": room}
 
 
 def articles_per_second(count: int, seed: int) -> dict[str, float]:
@@ -189,15 +219,17 @@ def main(arguments: list[str]) -> int:
     print(f"data.bench: measuring on {len(store.tokens)} tokens, one core", file=sys.stderr)
     if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere NumPy's element-wise work is on one core as it is
       os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    spelled = stream_words_per_second(flags.tokens, flags.batch_size, flags.batches, flags.seed)
     result = measure(store, options, flags.batch_size, flags.vocab_size, flags.batches, flags.seed)
   except ValueError as error:
     print(f"data.bench: {error}", file=sys.stderr)
     return 2
+  print(f"{'streams':>24} {spelled['words'] / 1e6:8.2f} million words/s", file=sys.stderr)
   for name, speed in result["tokens_per_second"].items():
     print(f"{name:>24} {speed / 1e6:8.2f} million tokens/s", file=sys.stderr)
   rates = {name: round(rate) for name, rate in wiki.items()}
   report = {"command": "data.bench", "flags": vars(flags), "numpy": np.__version__, "wiki_per_second": rates, **result}
-  print(json.dumps(report))
+  print(json.dumps(report | {"streams": spelled}))
   return 0
 
 

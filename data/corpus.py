@@ -26,7 +26,7 @@ from data.preparation import CorpusError, Report, Training, prepare
 from data.reading import SourceError
 from data.sentences import LanguageError
 from data.store import StoreError
-from data.tokenizers import TokenizerError
+from data.tokenizers import Tokenizer, TokenizerError, load
 
 __all__ = ("CorpusError", "Entities", "Training", "main", "prepare")
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
   kinds = ("wordpiece", "bytebpe", "sentencepiece", "words")
   parser.add_argument("--tokenizer_type", choices=kinds, default="wordpiece", help="to train (%(default)s)")
   splits = ("pieces", "text", "marks", "space")
-  parser.add_argument("--words", choices=splits, default="pieces", help="where words start (%(default)s)")
+  parser.add_argument("--words", choices=splits, help="where words start (pieces, or as the files of a given one say)")
   parser.add_argument("--output", required=True, metavar="DIR", help="folder of the prepared corpus")
   parser.add_argument("--vocab_size", type=int, help=f"pieces of a trained tokenizer ({_VOCAB_SIZE})")
   parser.add_argument("--cased", action="store_true", help="train a tokenizer that keeps case and accents")
@@ -67,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _tokenizer(arguments: argparse.Namespace) -> str | Training:
+def _tokenizer(arguments: argparse.Namespace) -> Tokenizer | Training:
   if arguments.tokenizer != "train":
     if arguments.vocab_size is not None or arguments.cased:
       raise CorpusError("--vocab_size and --cased: got a tokenizer's path beside them, want --tokenizer=train")
-    return arguments.tokenizer
+    return load(arguments.tokenizer, words=arguments.words)
   from data.tokenizers.training import training
 
   kind = arguments.tokenizer_type
@@ -79,7 +79,7 @@ def _tokenizer(arguments: argparse.Namespace) -> str | Training:
     raise CorpusError("--vocab_size: got it with --tokenizer_type=words, want none: all words are kept")
   size = _VOCAB_SIZE if arguments.vocab_size is None else arguments.vocab_size
   lowercase = not arguments.cased and kind not in ("bytebpe", "words")
-  return Training(*training(kind, size, lowercase, arguments.words))
+  return Training(*training(kind, size, lowercase, arguments.words or "pieces"))
 
 
 def _entities(arguments: argparse.Namespace) -> Entities | None:

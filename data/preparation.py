@@ -152,9 +152,9 @@ def _finished(plan: _Plan) -> dict | None:
   # What a corpus learned from itself may be handed back to it, by a run that starts from a model of the same corpus.
   if now["tokenizer"] == {"digest": card["tokenizer"]["digest"]}:
     now["tokenizer"] = was["tokenizer"]
-  if was["entities"] and now["entities"]:
-    if now["entities"]["vocabulary"] == {"digest": card["entities"]["vocabulary"]["digest"]}:
-      now["entities"]["vocabulary"] = was["entities"]["vocabulary"]
+  learned = {"digest": card["entities"]["vocabulary"]["digest"]} if was["entities"] else None
+  if now["entities"] and now["entities"]["vocabulary"] == learned:
+    now["entities"]["vocabulary"] = was["entities"]["vocabulary"]
   changed = [f"{name} was {_short(was[name])}, now {_short(now[name])}" for name in now if was[name] != now[name]]
   if changed:
     raise CorpusError(

@@ -7,7 +7,6 @@ against the digest in the data card; every later one only maps the files.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.annotations import ANNOTATIONS
+from data.digests import BLOCK, Digest
 
 if TYPE_CHECKING:
   from data.documents import EncodedDocument
 
 FORMAT = 1
-_BLOCK = 1 << 24
 
 
 class StoreError(ValueError):
@@ -138,26 +137,6 @@ def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def token_dtype(vocab_size: int) -> type:
   return np.uint16 if vocab_size < 1 << 16 else np.int32
-
-
-class Digest:
-  """SHA-256 of a split's content, the same however the split is cut into blocks."""
-
-  def __init__(self, annotated: bool = False, linked: bool = False):
-    self._dtypes = ("<i4", "u1", "<i4", "<i4", *("u1",) * annotated, *("<i4", "<i4") * linked)
-    self._parts = tuple(hashlib.sha256() for _ in self._dtypes)
-
-  def add(self, *arrays: np.ndarray) -> None:
-    """Adds neighbouring documents: their ids, word starts, sentence lengths and numbers of sentences.
-
-    Then, where the corpus has them, annotations; mentions in tokens of their documents, and the number of each one's.
-    """
-    for part, values, dtype in zip(self._parts, arrays, self._dtypes, strict=True):
-      for start in range(0, len(values), _BLOCK):
-        part.update(np.ascontiguousarray(values[start : start + _BLOCK]).astype(dtype).tobytes())
-
-  def hexdigest(self) -> str:
-    return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
 
 
 class Tally:
@@ -339,8 +318,8 @@ def unigram_counts(store: Store, vocab_size: int) -> np.ndarray:
 
 def _counted(tokens: np.ndarray) -> np.ndarray:
   counts = np.zeros(1, np.int64)
-  for start in range(0, len(tokens), _BLOCK):
-    block = np.bincount(tokens[start : start + _BLOCK], minlength=len(counts)).astype(np.int64)
+  for start in range(0, len(tokens), BLOCK):
+    block = np.bincount(tokens[start : start + BLOCK], minlength=len(counts)).astype(np.int64)
     block[: len(counts)] += counts
     counts = block
   return counts

@@ -19,6 +19,7 @@ from data.draws import key
 from data.masking.mentions import masked_per_row, mention_budgets
 from data.packing import pack
 from data.synthetic_streams import streams
+from data.synthetic_words import labelled_words
 from data.tasks.batches import Shape, collate
 from data.tasks.rows import ENTITIES, TaskRow
 
@@ -222,4 +223,5 @@ BATCHES: dict[str, Callable[..., Any]] = {
   "masked": masked,
   "spans": spans,
   "task": labelled,
+  "word_task": labelled_words,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models import albert, bert, electra, elmo, luke, roberta, spanbert
+from models import albert, bert, electra, elmo, luke, roberta, spanbert, task_networks
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -16,6 +16,7 @@ BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
   "bert": bert.build,
   "electra": electra.build,
   "elmo": elmo.build,
+  "elmo_task": task_networks.build,
   "luke": luke.build,
   "roberta": roberta.build,
   "spanbert": spanbert.build,

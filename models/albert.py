@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bert import Bert, BertConfig, pretraining_parts
+from models.bert import Bert, BertConfig, on_top
 from models.encoder import common_fields
 from models.stack import Sharing
+from models.task_heads import fine_tunes
 
+HEAD_DROPOUT = 0.1  # of task heads, whatever the encoder's, which is 0 in version 2 (the released code)
 SHARED = {"all": ("attention", "ffn"), "attention": ("attention",), "ffn": ("ffn",), "none": ()}
 
 
@@ -33,9 +35,10 @@ def build(config: Any, dtype: Any) -> Bert:
   return Bert(
     BertConfig(
       **common_fields(model, dtype),
-      **pretraining_parts(config),
+      **on_top(config),
       embedding=model.embedding,
       projection=model.embedding != model.hidden,
+      head_dropout=HEAD_DROPOUT if fine_tunes(config) else None,
       sharing=sharing(model.share, model.layers, model.groups, model.inner),
     )
   )

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): encoder, tanh pooler, masked-token and sentence-pair heads.
+"""BERT (Devlin et al. 2019): encoder, tanh pooler, masked-token and sentence-pair heads, or the head of a task.
 
 ALBERT and RoBERTa are this module with other choices: see `models/albert.py` and `models/roberta.py`.
 """
@@ -12,17 +12,26 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data.batch import Tokens
-from models.encoder import MLM_AXES, Encoder, EncoderConfig, common_fields, encoder_axes, masked_token_head
+from models.encoder import MLM_AXES, Encoder, common_fields, encoder_axes, masked_token_head
 from models.heads import Pooler, gather_columns
 from models.layers import Array, Dense
 from models.stack import Sharing
+from models.task_heads import (
+  HeadedConfig,
+  TaskLogits,
+  fine_tunes,
+  reads_pooler,
+  task_axes,
+  task_fields,
+  task_heads,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig(EncoderConfig):
+class BertConfig(HeadedConfig):
   """An encoder with what BERT puts on top.
 
-  pooler: the tanh layer on [CLS]. heads: `mlm` on the tied word table, `pair` (two classes) on the pooler.
+  pooler: the tanh layer on [CLS]. heads: `mlm` on the tied word table, `pair` (two classes) on the pooler, tasks.
   """
 
   pooler: bool
@@ -30,7 +39,7 @@ class BertConfig(EncoderConfig):
 
 
 class Heads(nn.Module):
-  """The pretraining heads."""
+  """The heads of pretraining and of tasks."""
 
   config: BertConfig
 
@@ -40,10 +49,12 @@ class Heads(nn.Module):
       self.mlm = masked_token_head(c)
     if "pair" in c.heads_on_top:
       self.pair = Dense((c.hidden,), (2,), c.init, jnp.float32)
+    for name, head in task_heads(c).items():
+      setattr(self, name, head)
 
 
-class Bert(Encoder):
-  """BERT with its pretraining heads, as pure `init`/`apply`."""
+class Bert(Encoder, TaskLogits):
+  """BERT with the heads of its config, as pure `init`/`apply`."""
 
   config: BertConfig
 
@@ -82,6 +93,7 @@ class Bert(Encoder):
       self.token_logits(hidden, first)
     if "pair" in self.config.heads_on_top:
       self.pair_logits(hidden, first)
+    self.touch_tasks(hidden, first)
 
   def axes(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     """Parameter path -> axis names, first match; every leaf has a rule and every rule a leaf."""
@@ -91,6 +103,7 @@ class Bert(Encoder):
       *(POOLER_AXES if c.pooler else ()),
       *(MLM_AXES if "mlm" in c.heads_on_top else ()),
       *(PAIR_AXES if "pair" in c.heads_on_top else ()),
+      *task_axes(c),
     )
 
 
@@ -98,8 +111,11 @@ POOLER_AXES = ((r"^pooler/dense/kernel$", ("embed", None)), (r"^pooler/dense/bia
 PAIR_AXES = ((r"^heads/pair/kernel$", ("embed", None)), (r"^heads/pair/bias$", (None,)))
 
 
-def pretraining_parts(config: Any) -> dict[str, Any]:
-  """BertConfig fields that follow from the objective: a pair decision needs the pooler and its head."""
+def on_top(config: Any) -> dict[str, Any]:
+  """BertConfig fields that follow from the objective; in pretraining a pair decision needs the pooler."""
+  if fine_tunes(config):
+    fields = task_fields(config)
+    return fields | {"pooler": reads_pooler(fields["heads_on_top"], fields["summary"])}
   pair = config.objective.pair != "none"
   return {"pooler": pair, "heads_on_top": ("mlm", "pair") if pair else ("mlm",)}
 
@@ -113,4 +129,4 @@ def unshared(config: Any, dtype: Any) -> dict[str, Any]:
 
 def build(config: Any, dtype: Any) -> Bert:
   """The Bert of a resolved config."""
-  return Bert(BertConfig(**unshared(config, dtype), **pretraining_parts(config)))
+  return Bert(BertConfig(**unshared(config, dtype), **on_top(config)))

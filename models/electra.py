@@ -32,12 +32,21 @@ from models.encoder import (
 from models.heads import gather_columns
 from models.layers import ACTIVATIONS, Array, Dense, attention_mask, split_key
 from models.stack import STACK_AXES, Sharing, Stack
+from models.task_heads import (
+  TASK_HEADS,
+  HeadedConfig,
+  TaskLogits,
+  fine_tunes,
+  task_axes,
+  task_fields,
+  task_heads,
+)
 
 glorot_uniform = nn.initializers.glorot_uniform()  # of layers to which the released code gives no initialiser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ElectraConfig(EncoderConfig):
+class ElectraConfig(HeadedConfig):
   """The discriminator's sizes, and what stands beside it.
 
   Attributes:
@@ -46,7 +55,7 @@ class ElectraConfig(EncoderConfig):
     two_towers: the generator reads the unmasked text, what is left and what is right of a token apart (Electric).
     heads_on_top: of `mlm` (generator: the masked token), `baseline` (generator: what a slot will cost the
       discriminator), `rtd` (discriminator: replaced or not), `restore` (discriminator: the original token), `gate`
-      (discriminator: whether the token is the original).
+      (discriminator: whether the token is the original), and tasks (discriminator).
   """
 
   generator: EncoderConfig | None
@@ -63,6 +72,10 @@ class ElectraConfig(EncoderConfig):
   def pooler(self) -> bool:
     """There is none: the state of [CLS] itself stands for a text."""
     return False
+
+  @property
+  def task_init(self) -> Any:
+    return glorot_uniform
 
 
 class Network(Trunk):
@@ -129,7 +142,7 @@ class DetectionHead(nn.Module):
 
 
 class Heads(nn.Module):
-  """The heads of both networks."""
+  """The heads of both networks, and those of tasks on the discriminator."""
 
   config: ElectraConfig
 
@@ -145,9 +158,11 @@ class Heads(nn.Module):
       self.restore = masked_token_head(c)
     if "gate" in on_top:
       self.gate = Dense((c.hidden,), (1,), glorot_uniform, jnp.float32)
+    for name, head in task_heads(c).items():
+      setattr(self, name, head)
 
 
-class Electra(nn.Module):
+class Electra(TaskLogits):
   """Both networks, as pure `init`/`apply`."""
 
   config: ElectraConfig
@@ -208,6 +223,7 @@ class Electra(nn.Module):
     """Touches every parameter once, for `init`."""
     on_top, hidden = self.config.heads_on_top, self(tokens.ids, tokens).hidden[:, :1]
     states = self.generate(tokens.ids, tokens)[:, :1] if "mlm" in on_top else None
+    self.touch_tasks(hidden, tokens.ids[:, :1] * 0)
     uses = {
       "mlm": lambda: self.generator_logits(states),
       "baseline": lambda: self.baseline_logits(states),
@@ -216,14 +232,15 @@ class Electra(nn.Module):
       "gate": lambda: self.gate_logits(hidden),
     }
     for name in on_top:
-      uses[name]()
+      if name in uses:
+        uses[name]()
 
   def axes(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     """Parameter path -> axis names, first match; every leaf has a rule and every rule a leaf."""
     c = self.config
     projects = c.projection or (c.generator is not None and c.generator.projection)
-    heads = (rule for name in c.heads_on_top for rule in HEAD_AXES[name])
-    return (*embedding_axes(c), *(PROJECTION_AXES if projects else ()), *STACK_AXES, *heads)
+    heads = (rule for name in c.heads_on_top if name not in TASK_HEADS for rule in HEAD_AXES[name])
+    return (*embedding_axes(c), *(PROJECTION_AXES if projects else ()), *STACK_AXES, *heads, *task_axes(c))
 
   def table_sizes(self) -> dict[str, int]:
     """Real sizes of the axes that are padded."""
@@ -252,9 +269,14 @@ TARGET_HEADS = {
 
 
 def build(config: Any, dtype: Any) -> Electra:
-  """The Electra of a resolved config; a generator is there if `objective.generator` names one that learns."""
+  """The Electra of a resolved config: the discriminator alone under the head of a task; else with the heads of its
+  pretraining, and with a generator if `objective.generator` names one that learns.
+  """
   model, objective = config.model, config.objective
   common = common_fields(model, dtype) | {"embedding": model.embedding}
+  own = common | {"projection": model.embedding != model.hidden, "sharing": Sharing(model.layers, model.layers)}
+  if fine_tunes(config):
+    return Electra(ElectraConfig(**own, **task_fields(config), generator=None, tie="embeddings"))
   sizes = {
     "layers": model.generator_layers,
     "hidden": model.generator_hidden,
@@ -270,9 +292,7 @@ def build(config: Any, dtype: Any) -> Electra:
   heads = ("mlm", *(("baseline",) if objective.adversarial else ())) if learns else ()
   return Electra(
     ElectraConfig(
-      **common,
-      projection=model.embedding != model.hidden,
-      sharing=Sharing(model.layers, model.layers),
+      **own,
       generator=generator if learns else None,
       tie=model.tie,
       two_towers=objective.generator == "electric",

@@ -1,34 +1,30 @@
 """ELMo (Peters et al. 2018): words spelled in characters, two stacks of projected LSTMs, one softmax for both.
 
-A word's characters become a vector by convolutions, their maximum over the word, highway layers and a projection (Kim
-et al. 2016; Jozefowicz et al. 2016). The forward and the backward language model share that and the softmax, and no
-LSTM.
+The forward and the backward language model share the words' vectors (`models/characters.py`) and the softmax, and no
+LSTM (`models/recurrent.py`).
 
 The state behind a call goes out and comes in; nothing is hidden in the module. Direction 1 reads a sequence of its own
 that is already reversed. Dimension letters: G row groups, U distinct words of a group, C characters of a word, B rows,
-R directions (2), L steps, P projection, T layers, V' words of a padded table, F filters, E width of characters.
+R directions (2), L steps, P projection, T layers, V' words of a padded table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.characters import ACTIVATIONS as ACTIVATIONS
+from models.characters import CHARACTER_AXES, HIGHWAY_AXES, CharacterConfig, CharacterEncoder, by_inputs
+from models.characters import CHARACTERS as CHARACTERS
 from models.encoded import Encoded
 from models.encoder import padded
 from models.heads import without_padding
-from models.layers import Array, Dense, Init, dropout
+from models.layers import Array, dropout
 from models.recurrent import RECURRENT_AXES, ProjectedLstms, RecurrentConfig, empty_carry
-
-CHARACTERS = 262  # ids: 0 = no word at all, then bytes, marks of words and sentences, and what fills a word up
-CARRY_BIAS = -2.0  # highway layers begin near the identity
-CONVOLUTION_BOUND = 0.05
-ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,7 @@ class ElmoConfig:
     vocab_size: words that the softmax predicts and, where words are the input, that the table holds.
     input: `characters`: words are spelled; `words`: rows of a table, words [G, U, 1] hold their ids.
     characters: of a word, with its begin and end.
-    char_embedding: E.
+    char_embedding: width of a character's vector.
     filters: (width, number) of each convolution.
     activation: of the convolutions: relu or tanh.
     highway: highway layers.
@@ -68,87 +64,24 @@ class ElmoConfig:
   heads_on_top: tuple[str, ...] = ("softmax",)
 
   @property
+  def spelling(self) -> CharacterConfig:
+    """That of the words' characters."""
+    return CharacterConfig(
+      embedding=self.char_embedding,
+      filters=self.filters,
+      activation=self.activation,
+      highway=self.highway,
+      projection=self.projection,
+      remat=self.recompute_gates,
+      dtype=self.dtype,
+    )
+
+  @property
   def recurrent(self) -> RecurrentConfig:
     """That of the LSTMs."""
     own = {"remat": self.recompute_gates}
     names = {field.name for field in dataclasses.fields(RecurrentConfig)} - own.keys()
     return RecurrentConfig(**own, **{name: getattr(self, name) for name in names})
-
-
-class Convolution(nn.Module):
-  """One width of character convolution and its maximum over the word: x [N, C, E] -> float32 [N, filters].
-
-  The windows of a word lie side by side in one matrix, which is multiplied once. The activation follows the maximum:
-  both are monotone, so it is the same and less work.
-  """
-
-  width: int
-  filters: int
-  config: ElmoConfig
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    c, shape = self.config, (self.width, self.config.char_embedding, self.filters)
-    kernel = self.param("kernel", self._start, shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-
-    def strongest(x, kernel):
-      places = x.shape[1] - self.width + 1
-      windows = jnp.concatenate([x[:, k : k + places] for k in range(self.width)], axis=-1)
-      kernel = kernel.reshape(-1, self.filters)
-      return jnp.max(windows.astype(c.dtype) @ kernel.astype(c.dtype), axis=1).astype(jnp.float32)
-
-    strongest = jax.checkpoint(strongest) if c.recompute_gates else strongest
-    return ACTIVATIONS[c.activation](strongest(x, kernel) + bias)
-
-  def _start(self, key: Array, shape: tuple[int, ...]) -> Array:
-    if self.config.activation == "tanh":
-      return jax.random.normal(key, shape) / math.sqrt(shape[0] * shape[1])
-    return jax.random.uniform(key, shape, jnp.float32, -CONVOLUTION_BOUND, CONVOLUTION_BOUND)
-
-
-class Gate(Dense):
-  """A dense layer whose biases begin at CARRY_BIAS."""
-
-  def setup(self):
-    self.kernel = self.param("kernel", self.kernel_init, (*self.inputs, *self.outputs))
-    self.bias = self.param("bias", nn.initializers.constant(CARRY_BIAS), self.outputs)
-
-
-class Highway(nn.Module):
-  """g * relu(x W_t + b_t) + (1 - g) * x with g = sigmoid(x W_c + b_c) (Srivastava et al. 2015).
-
-  The published name of the gate is `carry`, though what it lets pass is the transform.
-  """
-
-  size: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    sizes = (self.size,), (self.size,), _by_inputs(self.size), self.dtype
-    gate, new = Gate(*sizes, name="carry")(x), Dense(*sizes, name="transform")(x)
-    gate = jax.nn.sigmoid(gate.astype(jnp.float32))
-    return gate * jax.nn.relu(new.astype(jnp.float32)) + (1 - gate) * x
-
-
-class CharacterEncoder(nn.Module):
-  """Spelled words int [..., C] -> float32 [..., P]. Row 0 of the table, no character at all, is zeros and stays so."""
-
-  config: ElmoConfig
-
-  @nn.compact
-  def __call__(self, words: Array) -> Array:
-    c, size = self.config, sum(number for _, number in self.config.filters)
-    table = self.param("embedding", _uniform_but_first, (CHARACTERS, c.char_embedding))
-    table = jnp.where(jnp.arange(CHARACTERS)[:, None] > 0, table, 0.0)
-    x = jnp.take(table, words.reshape(-1, words.shape[-1]), axis=0)
-    parts = [Convolution(*filters, c, name=f"conv_{i}")(x) for i, filters in enumerate(c.filters)]
-    x = jnp.concatenate(parts, axis=-1)
-    for i in range(c.highway):
-      x = Highway(size, c.dtype, name=f"highway_{i}")(x)
-    x = Dense((size,), (c.projection,), _by_inputs(size), c.dtype, name="projection")(x)
-    return x.astype(jnp.float32).reshape(*words.shape[:-1], c.projection)
 
 
 class WordTable(nn.Module):
@@ -172,7 +105,7 @@ class Softmax(nn.Module):
   def setup(self):
     c, rows = self.config, padded(self.config.vocab_size)
     real = jnp.arange(rows)[:, None] < c.vocab_size
-    start = lambda key: jnp.where(real, _by_inputs(c.projection)(key, (rows, c.projection)), 0.0)
+    start = lambda key: jnp.where(real, by_inputs(c.projection)(key, (rows, c.projection)), 0.0)
     self.kernel = self.param("kernel", start)
     self.bias = self.param("bias", nn.initializers.zeros, (rows,))
 
@@ -198,7 +131,7 @@ class Elmo(nn.Module):
   def setup(self):
     c = self.config
     if c.input == "characters":
-      self.char = CharacterEncoder(c)
+      self.char = CharacterEncoder(c.spelling)
     else:
       self.word = WordTable(c)
     self.layers = ProjectedLstms(c.recurrent)
@@ -305,29 +238,10 @@ def pair_layers(outputs: Array, lengths: Array) -> Array:
   return jnp.where(inside[..., None], both, 0.0)
 
 
-def _by_inputs(inputs: int) -> Init:
-  return Init(inputs**-0.5, truncated=False)
-
-
-def _uniform_but_first(key: Array, shape: tuple[int, ...]) -> Array:
-  return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0).at[0].set(0.0)
-
-
 def _uniform_but_padding(rows: int) -> Any:
   return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0).at[rows:].set(0.0)
 
 
-CHARACTER_AXES = (
-  (r"^char/embedding$", (None, None)),
-  (r"^char/conv_\d+/kernel$", (None, None, "mlp")),
-  (r"^char/conv_\d+/bias$", ("mlp",)),
-  (r"^char/projection/kernel$", ("mlp", "embed")),
-  (r"^char/projection/bias$", ("embed",)),
-)
-HIGHWAY_AXES = (
-  (r"^char/highway_\d+/(carry|transform)/kernel$", ("embed", "mlp")),
-  (r"^char/highway_\d+/(carry|transform)/bias$", ("mlp",)),
-)
 WORD_AXES = ((r"^word/embedding$", ("vocab", "embed")),)
 SOFTMAX_AXES = ((r"^heads/softmax/kernel$", ("vocab", "embed")), (r"^heads/softmax/bias$", ("vocab",)))
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import Labelled, Masked, MaskedEntities, Tokens
+from data.batch import Chars, Labelled, Masked, MaskedEntities, Tokens
 from models.bert import Bert, BertConfig
 from models.electra import Electra, ElectraConfig
+from models.elmo import Elmo, ElmoConfig
 from models.encoder import EncoderConfig
 from models.luke import Luke, LukeConfig
 from models.spanbert import SpanBert, SpanBertConfig
@@ -30,6 +31,7 @@ class Work:
   tokens: real tokens, packed examples together. squares: sum over examples of their squared length, entities counted.
   predictions: positions to predict. pairs: sentence-pair decisions. spans: positions to predict from the edges of their
   span. slots: columns of words, padding included. entities: mentions. entity_predictions: of those, to predict.
+  spelled: distinct words that are read by their characters.
   """
 
   tokens: int
@@ -40,6 +42,7 @@ class Work:
   slots: int
   entities: int = 0
   entity_predictions: int = 0
+  spelled: int = 0
 
 
 def count(batch: Any) -> Work:
@@ -47,9 +50,13 @@ def count(batch: Any) -> Work:
   return COUNTS[type(batch)](batch)
 
 
-def step_flops(model: Any, batch: Any) -> float:
-  """Matmul FLOPs of one update, forward and backward, of `model` on a host batch."""
-  return 3.0 * FORWARD[type(model)](model.config, count(batch))
+def step_flops(model: Any, batch: Any, classes: int | None = None) -> float:
+  """Matmul FLOPs of one update, forward and backward, of `model` on a host batch.
+
+  classes: words that each prediction is told from, where training samples the softmax; None = all of them.
+  """
+  sampled = {} if classes is None else {"vocab_size": classes}
+  return 3.0 * FORWARD[type(model)](dataclasses.replace(model.config, **sampled), count(batch))
 
 
 def example_lengths(tokens: Tokens) -> np.ndarray:
@@ -121,6 +128,20 @@ def _luke(c: LukeConfig, work: Work) -> float:
   return encoder(c, both) + queries + widened + words + entities
 
 
+def _elmo(c: ElmoConfig, work: Work) -> float:
+  """Characters once for each distinct word; for each word of each direction the LSTMs and the softmax."""
+  cell = 2 * c.projection * 4 * c.cell + c.cell * c.projection
+  words = 2 * work.tokens * (c.layers * cell + c.projection * c.vocab_size)
+  return words + (work.spelled * _spelling(c) if c.input == "characters" else 0.0)
+
+
+def _spelling(c: ElmoConfig) -> float:
+  """Of one word: each filter at each place where it fits, highway layers of two matrices, the projection."""
+  convolutions = sum((c.characters - width + 1) * width * c.char_embedding * n for width, n in c.filters)
+  size = sum(n for _, n in c.filters)
+  return 2 * (convolutions + c.highway * 2 * size**2 + size * c.projection)
+
+
 def _masked(batch: Masked) -> Work:
   lengths = example_lengths(batch.tokens)
   return Work(
@@ -154,7 +175,14 @@ def _labelled(batch: Labelled) -> Work:
   return Work(tokens, squares, 0, 0, 0, int(np.size(batch.tokens.ids)), entities=mentions)
 
 
+def _chars(batch: Chars) -> Work:
+  """Tokens are words of both directions; what only fills up a group's room has no character."""
+  tokens, spelled = int(np.count_nonzero(batch.weights)), int(np.count_nonzero(np.any(batch.words, axis=-1)))
+  return Work(tokens, 0, tokens, 0, 0, int(np.size(batch.weights)), spelled=spelled)
+
+
 COUNTS: dict[type, Callable[[Any], Work]] = {
+  Chars: _chars,
   Labelled: _labelled,
   Masked: _masked,
   MaskedEntities: _masked_entities,
@@ -162,6 +190,7 @@ COUNTS: dict[type, Callable[[Any], Work]] = {
 FORWARD: dict[type, Callable[[Any, Work], float]] = {
   Bert: _bert,
   Electra: _electra,
+  Elmo: _elmo,
   Luke: _luke,
   SpanBert: _spanbert,
 }

@@ -1,14 +1,16 @@
-"""Published weights in Hugging Face's layout, in and out.
+"""Published weights in Hugging Face's layout, or AllenNLP's of an ELMo, in and out.
 
     python -m models.hf export --source=runs/bert --target=bert-hf       a run's newest checkpoint, for transformers
     python -m models.hf import --source=bert-base-uncased --target=runs/bert-base    a workdir to go on from
+    python -m models.hf export --source=runs/elmo --target=elmo          an ELMo, for AllenNLP
 
 A folder is config.json, model.safetensors (or its index and parts) and the tokenizer's files; an export carries
 SHA256SUMS. LUKE's folders hold an entity_vocab.json too; exports get rows for the markers <ent>, <ent2> and [MASK2].
 Unpacked archives of its original code (metadata.json, entity_vocab.tsv) come in with --pytorch_bin. With --tensorflow
-the source is a checkpoint of the original BERT, ALBERT or ELECTRA code. Nothing is guessed: tensors that are missing,
-extra or of another shape are listed by name. predict.py and `--config.init_from` read folders without an import. The
-last line on stdout is a JSON summary; wrong input ends with one line on stderr and exit status 2.
+the source is a checkpoint of the original BERT, ALBERT or ELECTRA code. An ELMo's folder is AllenNLP's, and comes in
+with a vocab.txt beside its files, which lack the softmax: it starts from the seed. Nothing is guessed: tensors that are
+missing, extra or of another shape are listed by name. predict.py and `--config.init_from` read folders without an
+import. The last line on stdout is a JSON summary; wrong input ends with one line on stderr and exit status 2.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from data.batch import Entities, Tokens
-from models.bert import Bert, BertConfig, Heads, unshared
+from models.bert import Bert, BertConfig, Heads, on_top, unshared
 from models.encoded import Encoded
 from models.encoder import padded
 from models.entity_attention import EntityAttention, split_mask
 from models.heads import MaskedTokenHead, gather_columns
 from models.layers import Array, Dense, LayerNorm, SelfAttention, Table, attention_mask, dropout, split_key
 from models.roberta import PADDING
-from models.task_heads import TASK_HEADS, beside, linear, task_axes
+from models.task_heads import beside, fine_tunes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,6 @@ class LukeConfig(BertConfig):
     entity_embedding: width of that table; a dense layer without bias maps it to D where it is another.
     query_kinds: 1, or 4 = entity-aware attention.
     attention: how that is computed, auto | dense | doubled | merged.
-    classes: outputs of a task head; 0 = there is none that has classes.
     heads_on_top: of mlm, entity, and the names of TASK_HEADS.
   """
 
@@ -44,7 +43,6 @@ class LukeConfig(BertConfig):
   entity_embedding: int = 256
   query_kinds: int = 1
   attention: str = "auto"
-  classes: int = 0
   heads_on_top: tuple[str, ...] = ("mlm", "entity")
 
   @property
@@ -108,9 +106,6 @@ class LukeHeads(Heads):
       self.entity = MaskedTokenHead(
         c.hidden, c.entity_embedding, c.entity_vocab_size, c.padded_entities, c.activation, c.norm_eps, c.init, c.dtype
       )
-    for name in c.heads_on_top:
-      if name in TASK_HEADS:
-        setattr(self, name, linear(name, c.hidden, c.classes, c.init))
 
 
 class Luke(Bert):
@@ -174,38 +169,19 @@ class Luke(Bert):
 
   def type_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
     """Logits [B, K, n] of the mentions at slots [B, K, 1] of entities [B, E, D]."""
-    return self._decide("type", beside(entities, slots), key)
+    return self.decide("type", beside(entities, slots), key)
 
   def relate_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
     """Logits [B, K, n] of pairs of mentions, at slots [B, K, 2] of entities [B, E, D]."""
-    return self._decide("relate", beside(entities, slots), key)
+    return self.decide("relate", beside(entities, slots), key)
 
   def span_logits(self, hidden: Array, entities: Array, spans: Array, slots: Array, key: Array | None = None) -> Array:
     """Logits [B, K, n] of spans [B, K, 2] (first and last column of hidden [B, L, D]) with mentions at [B, K, 1]."""
-    return self._decide("spans", jnp.concatenate([beside(hidden, spans), beside(entities, slots)], axis=-1), key)
+    return self.decide("spans", jnp.concatenate([beside(hidden, spans), beside(entities, slots)], axis=-1), key)
 
   def cloze_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
     """Logits [B, K] that a candidate fills a placeholder, the slots [B, K, 2] being (placeholder, candidate)."""
-    return self._decide("cloze", beside(entities, slots), key)[..., 0]
-
-  def answer_logits(self, hidden: Array) -> Array:
-    """Logits [B, L, 2] that words of hidden [B, L, D] are the first, the last of an answer. Never any dropout."""
-    return self._decide("answer", hidden, None)
-
-  def tag_logits(self, hidden: Array, key: Array | None = None) -> Array:
-    """Logits [B, L, n] of words."""
-    return self._decide("tag", hidden, key)
-
-  def classify_logits(self, hidden: Array, cls: Array, key: Array | None = None) -> Array:
-    """Logits [B, K, n] of texts, from hidden [B, L, D] at columns cls [B, K]."""
-    return self._decide("classify", self.pool(hidden, cls), key)
-
-  def choose_logits(self, hidden: Array, cls: Array, key: Array | None = None) -> Array:
-    """Logits [B, K] of choices, from hidden [B, L, D] at columns cls [B, K]."""
-    return self._decide("choose", self.pool(hidden, cls), key)[..., 0]
-
-  def _decide(self, head: str, x: Array, key: Array | None) -> Array:
-    return getattr(self.heads, head)(dropout(x, self.config.dropout, key))
+    return self.decide("cloze", beside(entities, slots), key)[..., 0]
 
   def everything(self, tokens: Tokens, entities: Entities) -> None:
     """Touches every parameter once, for `init`."""
@@ -219,10 +195,6 @@ class Luke(Bert):
       "relate": lambda: self.relate_logits(states, slots(2)),
       "spans": lambda: self.span_logits(hidden, states, slots(2), slots(1)),
       "cloze": lambda: self.cloze_logits(states, slots(2)),
-      "answer": lambda: self.answer_logits(hidden),
-      "tag": lambda: self.tag_logits(hidden),
-      "classify": lambda: self.classify_logits(hidden, first),
-      "choose": lambda: self.choose_logits(hidden, first),
     }
     for name in self.config.heads_on_top:
       if name in uses:
@@ -235,7 +207,6 @@ class Luke(Bert):
       *(DENSE_AXES if c.entity_embedding != c.hidden else ()),
       *(QUERY_AXES if c.query_kinds == 4 else ()),
       *(ENTITY_HEAD_AXES if "entity" in c.heads_on_top else ()),
-      *task_axes(c.heads_on_top),
       *super().axes(),
     )
 
@@ -262,17 +233,12 @@ def build(config: Any, dtype: Any) -> Luke:
   """The LUKE of a resolved config: with its pretraining heads and no pooler, which pretraining does not train, or with
   the head of a task.
   """
-  model, objective = config.model, config.objective
-  if objective.name == "task":
-    heads, pooler, classes = (objective.kind,), TASK_HEADS[objective.kind].pooled, len(objective.labels)
-  else:
-    heads, pooler, classes = ("mlm", "entity"), False, 0
+  model = config.model
+  pretraining = {"pooler": False, "heads_on_top": ("mlm", "entity")}
   return Luke(
     LukeConfig(
       **unshared(config, dtype),
-      pooler=pooler,
-      heads_on_top=heads,
-      classes=classes,
+      **(on_top(config) if fine_tunes(config) else pretraining),
       position_offset=PADDING + 1,
       zero_padding=PADDING,
       entity_vocab_size=model.entity_vocab_size,

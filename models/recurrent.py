@@ -132,10 +132,11 @@ def empty_carry(config: RecurrentConfig, rows: int) -> Array:
   return jnp.zeros((rows, 2, config.layers, config.cell + config.projection))
 
 
+# Whole on every device, also where parameters shard over `data`: they would be gathered again in each step of the loop.
 RECURRENT_AXES = (
-  (r"^layers/(input|recurrent)/kernel$", ("copies", None, "embed", None, None)),
+  (r"^layers/(input|recurrent)/kernel$", ("copies", None, None, None, None)),
   (r"^layers/bias$", ("copies", None, None, None)),
-  (r"^layers/projection/kernel$", ("copies", None, None, "embed")),
+  (r"^layers/projection/kernel$", ("copies", None, None, None)),
 )
 
 
@@ -162,12 +163,13 @@ def projected_lstm(
 
 
 def _multiply(options: Options, a: Array, b: Array, axes_a: tuple[int, ...], axes_b: tuple[int, ...]) -> Array:
-  """Sums over `axes_a` of a and `axes_b` of b, for each direction (axis 0); in the compute dtype, float32 result.
+  """Sums over `axes_a` of a and `axes_b` of b, for each direction (axis 0); in the compute dtype, float32 out at least.
 
   Not einsum, which sums over pairs of axes in an order of its own: the arrays would be transposed for it.
   """
   a, b = a.astype(options.dtype), b.astype(options.dtype)
-  return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((0,), (0,))), preferred_element_type=jnp.float32)
+  wide = jnp.promote_types(options.dtype, jnp.float32)
+  return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((0,), (0,))), preferred_element_type=wide)
 
 
 def _activate(z: Array) -> list[Array]:
@@ -195,16 +197,18 @@ def _put(x: Array, value: Array, step: Array) -> Array:
   return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), step, axis=1)
 
 
-def _run(options, x, kernels, start, mask, keep):
+def _run(
+  options: Options, x: Array, kernels: Kernels, start: State, mask: Array | None, keep: bool
+) -> tuple[Array, Array | None, Array | None, State]:
   """(h, c, gates over all steps, end); c and gates are None unless `keep`, gates too where they are computed again.
 
   Gates replace, step by step, the products that they are made from.
   """
   kernels = _cast(options, kernels)
   known = _multiply(options, x, kernels.input, (3,), (1,))
-  kept = {"h": jnp.zeros(x.shape, jnp.float32)}
+  kept = {"h": jnp.zeros(x.shape, start.h.dtype)}
   if keep:
-    kept["c"] = jnp.zeros((*x.shape[:3], start.c.shape[-1]))
+    kept["c"] = jnp.zeros((*x.shape[:3], start.c.shape[-1]), start.c.dtype)
   in_place = keep and not options.remat
   if in_place:
     kept["gates"] = known
@@ -226,12 +230,14 @@ def _run(options, x, kernels, start, mask, keep):
   return kept["h"], kept.get("c"), kept.get("gates"), end
 
 
-def _forward(options, x, kernels, start, mask):
+def _forward(
+  options: Options, x: Array, kernels: Kernels, start: State, mask: Array | None
+) -> tuple[tuple[Array, State], tuple]:
   h, c, gates, end = _run(options, x, kernels, start, mask, keep=True)
   return (h, end), (x, kernels, start, mask, h, c, gates)
 
 
-def _backward(options, saved, gradients):
+def _backward(options: Options, saved: tuple, gradients: tuple[Array, State]) -> tuple[Array, Kernels, State, None]:
   x, kernels, start, mask, h, c, gates = saved
   dh_out, d_end = gradients
   kernels = _cast(options, kernels)
@@ -262,7 +268,7 @@ def _backward(options, saved, gradients):
       dh_before, dc_before = dh_before + jnp.where(advance, 0.0, dh), dc_before + jnp.where(advance, 0.0, dc)
     return (dc_before, dh_before, kept), None
 
-  kept = jnp.zeros(gates.shape), jnp.zeros(h.shape)
+  kept = jnp.zeros_like(gates), jnp.zeros_like(h)
   loop, _ = jax.lax.scan(step, (d_end.c, d_end.h, kept), jnp.arange(x.shape[1]), reverse=True, unroll=options.unroll)
   dc, dh, (dz, dh_new) = loop
   m = jnp.split(gates, 4, axis=-1)[3] * jnp.tanh(c)

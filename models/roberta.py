@@ -1,13 +1,14 @@
 """RoBERTa (Liu et al. 2019): BERT without token types, with positions that begin behind the padding's row.
 
-No pooler in pretraining unless a pair decision is trained (table 2's SEGMENT-PAIR and SENTENCE-PAIR).
+No pooler in pretraining unless a pair decision is trained (table 2's SEGMENT-PAIR and SENTENCE-PAIR). The head that
+classifies has a tanh layer of its own on <s>; the one that chooses reads a pooler, as in transformers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from models.bert import Bert, BertConfig, pretraining_parts, unshared
+from models.bert import Bert, BertConfig, on_top, unshared
 
 PADDING = 1  # id of <pad>, and row of its position
 
@@ -17,7 +18,7 @@ def build(config: Any, dtype: Any) -> Bert:
   return Bert(
     BertConfig(
       **unshared(config, dtype),
-      **pretraining_parts(config),
+      **on_top(config),
       position_offset=PADDING + 1,
       zero_padding=PADDING,
     )

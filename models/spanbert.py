@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data.batch import Tokens
-from models.bert import Bert, BertConfig, Heads, pretraining_parts, unshared
+from models.bert import Bert, BertConfig, Heads, on_top, unshared
 from models.heads import gather_columns, tied_logits
 from models.layers import ACTIVATIONS, Array, Dense, LayerNorm, Table
+from models.task_heads import fine_tunes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,9 @@ SBO_AXES = (
 
 def build(config: Any, dtype: Any) -> SpanBert:
   """The SpanBERT of a resolved config."""
-  parts = pretraining_parts(config)
-  parts["heads_on_top"] += ("sbo",) if config.objective.sbo > 0 else ()
+  parts = on_top(config)
+  if not fine_tunes(config) and config.objective.sbo > 0:
+    parts["heads_on_top"] += ("sbo",)
   return SpanBert(
     SpanBertConfig(
       **unshared(config, dtype),

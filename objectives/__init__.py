@@ -16,8 +16,10 @@ from objectives.entities import EntityObjective
 from objectives.language import LanguageObjective
 from objectives.masked import MaskedObjective
 from objectives.optimizers import SCHEDULES, Optimizer
+from objectives.pairs import PairsObjective
 from objectives.replaced import ReplacedObjective
 from objectives.tasks import TaskObjective
+from objectives.word_tasks import WordTaskObjective
 
 
 def _pair(objective: Any) -> str | None:
@@ -46,8 +48,10 @@ BUILDERS: dict[str, Callable[..., Objective]] = {
     model, objective.softmax, objective.negatives, objective.reset
   ),
   "masked": lambda model, objective: MaskedObjective(model, _pair(objective)),
+  "pairs": lambda model, objective: PairsObjective(model, objective.scale, objective.symmetric),
   "spans": lambda model, objective: MaskedObjective(model, _pair(objective), objective.sbo),
   "task": lambda model, objective: TaskObjective(model, objective.kind),
+  "word_task": lambda model, objective: WordTaskObjective(model, objective.l2),
 }
 
 

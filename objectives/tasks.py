@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from data.batch import Entities, Labelled
+from data.batch import Entities, Labelled, Tokens
+from models.encoded import Encoded
 from models.heads import gather_columns
 from models.layers import split_key
 from models.luke import Luke
@@ -25,13 +27,16 @@ class Kind:
   """How one kind of task gets its logits and what they cost.
 
   method: of the model. reads: (encoded, batch) -> its arguments. losses: (logits, batch) -> (losses, hits), both
-  [B, K]. dropout: whether the method has dropout before its layer.
+  [B, K]; hits None where nothing is right or wrong. counted: (batch) -> weights [B, K] of the losses. dropout: whether
+  the method has dropout before its layer. by_column: whether logits stand on columns, not on labels.
   """
 
   method: str
   reads: Callable[[Any, Labelled], tuple[Array, ...]]
-  losses: Callable[[Array, Labelled], tuple[Array, Array]]
+  losses: Callable[[Array, Labelled], tuple[Array, Array | None]]
+  counted: Callable[[Labelled], Array] = lambda batch: batch.weights
   dropout: bool = True
+  by_column: bool = False
 
 
 def _classes(logits: Array, batch: Labelled) -> tuple[Array, Array]:
@@ -48,6 +53,17 @@ def _candidates(logits: Array, batch: Labelled) -> tuple[Array, Array]:
   return binary_cross_entropy(logits, batch.labels), (logits > 0) == (batch.labels > 0)
 
 
+def _numbers(logits: Array, batch: Labelled) -> tuple[Array, None]:
+  """The squared error of a number, which stands where classes would."""
+  return jnp.square(logits - batch.several)[..., 0], None
+
+
+def _choices(logits: Array, batch: Labelled) -> tuple[Array, Array]:
+  """A row is one question; its labels of weight are its choices. Each costs as if it were the right one."""
+  logits = jnp.where(batch.weights > 0, logits, -1e9)
+  return jax.nn.logsumexp(logits, axis=1, keepdims=True) - logits, logits >= jnp.max(logits, axis=1, keepdims=True)
+
+
 def _answers(logits: Array, batch: Labelled) -> tuple[Array, Array]:
   """Labels are columns, a first and a last one by turns; each against the columns of its own example."""
   sides = jnp.tile(jnp.swapaxes(logits, 1, 2), (1, batch.labels.shape[1] // 2, 1))  # [B, K, L]
@@ -56,20 +72,26 @@ def _answers(logits: Array, batch: Labelled) -> tuple[Array, Array]:
   return cross_entropy(sides, batch.labels), is_top(sides, batch.labels)
 
 
-def _tags(logits: Array, batch: Labelled) -> tuple[Array, Array]:
-  return _classes(gather_columns(logits, batch.cls), batch)
+def _texts(encoded: Encoded, batch: Labelled) -> tuple[Array, Array]:
+  return encoded.hidden, batch.cls
+
+
+def _mentions(encoded: Encoded, batch: Labelled) -> tuple[Array, Array]:
+  return encoded.entities, batch.slots
 
 
 KINDS: dict[str, Kind] = {
-  "type": Kind("type_logits", lambda encoded, batch: (encoded.entities, batch.slots), _several),
-  "relate": Kind("relate_logits", lambda encoded, batch: (encoded.entities, batch.slots), _classes),
+  "type": Kind("type_logits", _mentions, _several),
+  "relate": Kind("relate_logits", _mentions, _classes),
   "spans": Kind(
     "span_logits", lambda encoded, batch: (encoded.hidden, encoded.entities, batch.spans, batch.slots), _classes
   ),
-  "cloze": Kind("cloze_logits", lambda encoded, batch: (encoded.entities, batch.slots), _candidates),
-  "answer": Kind("answer_logits", lambda encoded, batch: (encoded.hidden,), _answers, dropout=False),
-  "classify": Kind("classify_logits", lambda encoded, batch: (encoded.hidden, batch.cls), _classes),
-  "tag": Kind("tag_logits", lambda encoded, batch: (encoded.hidden,), _tags),
+  "cloze": Kind("cloze_logits", _mentions, _candidates),
+  "answer": Kind("answer_logits", lambda encoded, batch: (encoded.hidden,), _answers, dropout=False, by_column=True),
+  "classify": Kind("classify_logits", _texts, _classes),
+  "regress": Kind("regress_logits", _texts, _numbers),
+  "tag": Kind("tag_logits", lambda encoded, batch: (gather_columns(encoded.hidden, batch.cls),), _classes),
+  "choose": Kind("choose_logits", _texts, _choices, lambda batch: batch.weights * batch.labels),
 }
 
 
@@ -91,12 +113,7 @@ class TaskObjective:
     return {"task": 1.0}
 
   def init(self, key: Array, batch: Labelled) -> dict:
-    entities = batch.entities
-    if entities is None and isinstance(self.model, Luke):  # a row's first token stands for one: all parameters are made
-      first = batch.tokens.ids[:, :1] * 0
-      entities = Entities(first, first[..., None], first + 1)
-    arguments = (batch.tokens,) if entities is None else (batch.tokens, entities)
-    return self.model.init(key, *arguments, method="everything")["params"]
+    return fresh_params(self.model, key, batch.tokens, batch.entities)
 
   def carry(self, batch: Labelled) -> None:
     return None
@@ -108,15 +125,16 @@ class TaskObjective:
     return self.model.table_sizes()
 
   def counts(self, batch: Labelled) -> Terms:
-    return {"task": jnp.sum(batch.weights)}
+    return {"task": jnp.sum(KINDS[self.kind].counted(batch))}
 
   def sums(self, params: dict, carry: None, batch: Labelled, draws: Draws, train: bool) -> tuple[Terms, dict, None]:
     logits = self.logits(params, batch, draws.dropout() if train else None)
-    losses, hits = KINDS[self.kind].losses(logits, batch)
-    statistics = {"task": tally(hits, batch.weights)}
+    kind = KINDS[self.kind]
+    weights, (losses, hits) = kind.counted(batch), kind.losses(logits, batch)
+    statistics = {} if hits is None else {"task": tally(hits, weights)}
     if not train:
       statistics["outputs"] = logits
-    return {"task": jnp.sum(losses * batch.weights)}, statistics, None
+    return {"task": jnp.sum(losses * weights)}, statistics, None
 
   def logits(self, params: dict, batch: Labelled, key: Array | None) -> Array:
     """What the head says of a batch; `key` switches dropout on."""
@@ -129,4 +147,14 @@ class TaskObjective:
     return self.model.apply(variables, *kind.reads(encoded, batch), method=kind.method, **options)
 
   def report(self, sums: dict, counts: dict, statistics: dict[str, Any]) -> dict[str, float]:
-    return mean_losses(sums, counts, self.weights) | {"accuracy": rate(statistics["task"])}
+    losses = mean_losses(sums, counts, self.weights)
+    return losses | {"accuracy": rate(statistics["task"])} if "task" in statistics else losses
+
+
+def fresh_params(model: Any, key: Array, tokens: Tokens, entities: Entities | None = None) -> dict:
+  """Fresh parameters of an encoder, of a LUKE's entities too where the batch has none: a row's first token is one."""
+  if entities is None and isinstance(model, Luke):
+    first = tokens.ids[:, :1] * 0
+    entities = Entities(first, first[..., None], first + 1)
+  arguments = (tokens,) if entities is None else (tokens, entities)
+  return model.init(key, *arguments, method="everything")["params"]

@@ -34,6 +34,33 @@ def random_tensors(options, seed=0):
   }
 
 
+def parameters(tensors, options):
+  """The same tensors as parameters of `models.elmo.Elmo`, without heads."""
+  lstm, char = options["lstm"], options["char_cnn"]
+  layer = lambda kernel, bias: {"kernel": tensors[kernel], "bias": tensors[bias]}
+  tree = {"embedding": np.concatenate([np.zeros((1, char["embedding"]["dim"]), np.float32), tensors["char_embed"]])}
+  for i in range(len(char["filters"])):
+    tree[f"conv_{i}"] = {"kernel": tensors[f"CNN/W_cnn_{i}"][0], "bias": tensors[f"CNN/b_cnn_{i}"]}
+  for i in range(char["n_highway"]):
+    name = f"CNN_high_{i}"
+    tree[f"highway_{i}"] = {gate: layer(f"{name}/W_{gate}", f"{name}/b_{gate}") for gate in ("carry", "transform")}
+  tree["projection"] = layer("CNN_proj/W_proj", "CNN_proj/b_proj")
+  copies = [
+    [f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell" for direction in range(2)]
+    for layer in range(lstm["n_layers"])
+  ]
+  stacked = lambda leaf: np.array([[leaf(name) for name in both] for both in copies])
+  width, cell = lstm["projection_dim"], lstm["dim"]
+  rows = lambda part: {"kernel": stacked(lambda name: tensors[f"{name}/W_0"][part].reshape(width, 4, cell))}
+  layers = {
+    "input": rows(slice(0, width)),
+    "recurrent": rows(slice(width, None)),
+    "bias": stacked(lambda name: tensors[f"{name}/B"].reshape(4, cell)),
+    "projection": {"kernel": stacked(lambda name: tensors[f"{name}/W_P_0"])},
+  }
+  return {"char": tree, "layers": layers}
+
+
 class Oracle:
   """tensors by name, options, and the rows of state that go on from sentence to sentence."""
 

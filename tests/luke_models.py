@@ -17,7 +17,7 @@ import numpy as np
 from data.batch import Entities
 from models.luke import Luke, LukeConfig
 from models.paths import named_leaves
-from models.published.luke_tables import TASKS
+from models.published.tasks import TASKS
 from models.stack import Sharing
 from models.task_heads import TASK_HEADS
 from tests import parity_models
@@ -48,7 +48,7 @@ CASES = {
   "luke_one_query": case(query_kinds=1),
   "luke_equal_widths": case(entity_embedding=SIZES["hidden"]),
   "luke_body": case(heads_on_top=()),
-} | {f"luke_{name}": _task(name) for name in TASKS if name != "cloze"}
+} | {f"luke_{name}": _task(name) for name in TASKS["luke"] if name != "cloze"}
 # What transformers has no class for, or starts itself
 OWN_CASES = {
   "luke_without_pooler": case(pooler=False),
@@ -125,6 +125,8 @@ def outputs(model: Luke, params: Any, given: LukeExample, with_entities: bool = 
     found["answer"] = apply(encoded.hidden, method="answer_logits") * given.real[..., None]
   if "classify" in heads:
     found["classify"] = apply(encoded.hidden, cls, method="classify_logits")[:, 0]
+  if "regress" in heads:
+    found["regress"] = apply(encoded.hidden, cls, method="regress_logits")[:, 0]
   if "tag" in heads:
     found["tag"] = apply(encoded.hidden, method="tag_logits") * given.real[..., None]
   if "choose" in heads:
@@ -179,6 +181,8 @@ def theirs(model: Any, given: LukeExample, with_entities: bool = True) -> tuple[
   if kind == "LukeForMultipleChoice":
     inputs = {name: value[None] for name, value in inputs.items()}
   found |= _said(kind, model(**inputs), given)
+  if model.config.problem_type == "regression":  # the class is that of classification
+    found["regress"] = found.pop("classify")
   outputs = {name: x.detach().numpy() for name, x in found.items()}
   sum((found[name] * torch.from_numpy(weight)).sum() for name, weight in cotangents(outputs).items()).backward()
   gradients = {
@@ -203,7 +207,7 @@ def _said(kind: str, said: Any, given: LukeExample) -> dict[str, Any]:
     return found if said.entity_logits is None else found | {"titles": said.entity_logits * mentions}
   if kind == "LukeForQuestionAnswering":
     return {"answer": torch.stack([said.start_logits, said.end_logits], -1) * real}
-  task = next((name for name, own in TASKS.items() if own.architecture == kind and name != "cloze"), None)
+  task = next((name for name, own in TASKS["luke"].items() if own.architecture == kind and name != "cloze"), None)
   if task is None:
     return {}
   masks = {"type": one, "relate": two, "spans": mentions, "tag": real}

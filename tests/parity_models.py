@@ -28,6 +28,7 @@ from models.published.luke_files import config_keys
 from models.published.names import Table
 from models.published.parts import TABLES, shapes_of
 from models.published.tables import TORCH
+from models.published.tasks import task_keys
 from models.spanbert import SpanBert, SpanBertConfig
 from models.stack import Sharing
 
@@ -259,7 +260,7 @@ def their_random(case: Case) -> Any:
 
   config, heads = case.model.config, case.model.config.heads_on_top
   settings = published_config(config, case.family, heads, case.special)
-  settings |= config_keys(config) if case.family == "luke" else {}
+  settings |= config_keys(config) if case.family == "luke" else task_keys(config, case.family)
   theirs = transformers.AutoConfig.for_model(**settings | {"attn_implementation": "eager"})
   kind, options = getattr(transformers, settings["architectures"][0]), {}
   if not heads and case.family != "electra":

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("data", "models", "objectives", "trainer", "configs")
-COMMANDS = ("train.py", "benchmark.py", "predict.py", "models/hf.py")
+COMMANDS = ("train.py", "benchmark.py", "predict.py", "models/hf.py", "trainer/ablations.py")
 # Room -> rooms it may import. `data.batch` is what everything shares.
 MAY_IMPORT = {
   "configs": set(),

@@ -297,6 +297,18 @@ def test_the_command_learns_a_vocabulary(source, tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)["fingerprint"] == summary["fingerprint"]
 
 
+def test_where_words_start_is_said_of_a_given_tokenizer_too(source, tmp_path, capsys):
+  """Of RoBERTa's, whose files say nothing of it, LUKE wants the words between marks."""
+  out, again = tmp_path / "out", tmp_path / "again"
+  trained = ["--tokenizer=train", "--tokenizer_type=bytebpe", "--vocab_size=300", f"--output={out}"]
+  assert main([f"--input={source}", "--workers=0", *trained]) == 0
+  given = [f"--tokenizer={out}/tokenizer", "--words=marks", f"--output={again}"]
+  assert main([f"--input={source}", "--workers=0", *given]) == 0
+  assert (load(out / "tokenizer").settings.words, load(again / "tokenizer").settings.words) == ("pieces", "marks")
+  card = prepare(str(source), load(out / "tokenizer", words="marks"), again)  # finds it prepared as it wants it
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])["fingerprint"] == card["fingerprint"]
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [

@@ -37,8 +37,8 @@ def make(**choices):
     "generator_heads": 2, "generator_ffn": 32, "tie": "embeddings",
   }  # fmt: skip
   objective = {
-    "generator": "mlm", "sample": "softmax", "temperature": 1.0, "disallow_correct": False, "mlm_weight": 1.0,
-    "rtd_weight": 50.0, "target": "all_tokens", "adversarial": False,
+    "name": "electra", "generator": "mlm", "sample": "softmax", "temperature": 1.0, "disallow_correct": False,
+    "mlm_weight": 1.0, "rtd_weight": 50.0, "target": "all_tokens", "adversarial": False,
   }  # fmt: skip
   for name, value in choices.items():
     {**dict.fromkeys(model, model), **dict.fromkeys(objective, objective)}[name][name] = value

@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import elmo as recipe
+from data.characters import BEGIN, END, spell
 from models import elmo
-from models.elmo import Convolution, Elmo, ElmoConfig, pair_layers, reverse
-from models.paths import named_leaves
-from models.sharding import axis_names
+from models.characters import Convolution
+from models.elmo import Elmo, ElmoConfig, pair_layers, reverse
+from models.paths import map_named, named_leaves
+from models.sharding import axis_names, make_mesh, parameter_shardings, row_sharding
+from tests.elmo_oracle import Oracle, parameters, random_tensors
 
 # Without softmax, as published with each size (allenai.org/allennlp/software/elmo)
 COUNTS = {"small": 13_593_296, "medium": 28_027_728, "original": 93_600_848}
@@ -25,12 +30,16 @@ SMALL = ElmoConfig(
 GROUPS, WORDS, ROWS, STEPS = 2, 6, 4, 5
 
 
-def shapes(model):
+def tree_of(model):
   c = model.config
   size = c.characters if c.input == "characters" else 1
   words, index = np.zeros((1, 1, size), np.int32), np.zeros((1, 2, 1), np.int32)
   init = lambda: model.init(jax.random.key(0), words, index, model.empty_carry(1), method="everything")["params"]
-  return named_leaves(jax.eval_shape(init))
+  return jax.eval_shape(init)
+
+
+def shapes(model):
+  return named_leaves(tree_of(model))
 
 
 def sizes(leaves):
@@ -38,11 +47,18 @@ def sizes(leaves):
 
 
 @functools.cache
-def params_of(model, seed=0):
-  """Initial parameters, times a number that lets every part matter."""
-  words, index, carry = inputs(model.config)
-  init = jax.jit(lambda key: model.init(key, words, index, carry, method="everything")["params"])
-  return jax.tree.map(lambda p: 2 * p, init(jax.random.key(seed)))
+def params_of(model):
+  """Parameters so large that every part matters; rows that pad are zeros."""
+  rng = np.random.default_rng(0)
+  real = {"char/embedding": (1, None), "word/embedding": (0, 90), "heads/softmax/kernel": (0, 90)}
+
+  def draw(path, leaf):
+    first, last = real.get(path, (0, None))
+    values = np.zeros(leaf.shape, np.float32)
+    values[first:last] = rng.normal(0, 0.5, values[first:last].shape)
+    return jnp.asarray(values)
+
+  return map_named(draw, tree_of(model))
 
 
 def inputs(config=SMALL, seed=0):
@@ -119,7 +135,7 @@ def test_initial_parameters():
   assert abs(characters[1:].std() - 3**-0.5) < 0.02
   kernel = leaves["char/conv_0/kernel"]
   assert 0.0499 < np.abs(kernel).max() <= 0.05 and abs(kernel.std() - 0.05 / 3**0.5) < 1e-3
-  tanh = Convolution(3, 512, dataclasses.replace(config, activation="tanh"))
+  tanh = Convolution(3, 512, dataclasses.replace(config.spelling, activation="tanh"))
   kernel = tanh.init(jax.random.key(1), np.zeros((1, 9, 16)))["params"]["kernel"]
   assert abs(kernel.std() * (3 * 16) ** 0.5 - 1) < 0.02 and np.abs(kernel).max() > 3 * kernel.std()
   for path, inputs_ in (("highway_0/carry", 512), ("highway_0/transform", 512), ("projection", 512)):
@@ -134,12 +150,61 @@ def test_no_character_stays_zeros():
   """No gradient reaches row 0, and what stands in it is not read."""
   model, (words, _, _) = Elmo(SMALL), inputs()
   words[:, 0] = 0
-  loss = lambda params: jnp.sum(jnp.square(apply(model, words, method="spell_words", params=params)))
+  loss = lambda params: jnp.sum(jnp.square(model.apply({"params": params}, words, method="spell_words")))
+  value_and_gradient = jax.jit(jax.value_and_grad(loss))
+  value, gradient = value_and_gradient(params_of(model))
+  assert not gradient["char"]["embedding"][0].any() and gradient["char"]["embedding"][1:].any()
   params = jax.tree.map(jnp.array, params_of(model))
-  gradient = jax.grad(loss)(params)["char"]["embedding"]
-  assert not gradient[0].any() and gradient[1:].any()
   params["char"]["embedding"] = params["char"]["embedding"].at[0].set(9.0)
-  assert loss(params) == loss(params_of(model))
+  assert value_and_gradient(params)[0] == value
+
+
+# --- against the oracle ---------------------------------------------------------------------------------------------
+
+SENTENCES = [["the cat sat", "Zürich"], ["a dog that sat", "yes or no"]]  # of two rows, one behind the other
+
+
+def oracle_options(config):
+  """`config` as the object in an options.json."""
+  return {
+    "lstm": {
+      "use_skip_connections": config.skip, "projection_dim": config.projection, "cell_clip": config.cell_clip,
+      "proj_clip": config.projection_clip, "dim": config.cell, "n_layers": config.layers,
+    },
+    "char_cnn": {
+      "activation": config.activation, "filters": config.filters, "n_highway": config.highway,
+      "embedding": {"dim": config.char_embedding},
+    },
+  }  # fmt: skip
+
+
+def spelled(sentence, length):
+  """int [n + 2, C]: words between spaces, with the boundaries of a sentence."""
+  ends = np.stack([BEGIN, END])[:, :length]
+  return np.concatenate([ends[:1], spell(sentence.split(" "), length), ends[1:]])
+
+
+@pytest.mark.parametrize(
+  "change",
+  [{}, {"skip": False, "activation": "tanh", "highway": 0, "cell_clip": 3.0}],
+  ids=["clipped", "no skip, tanh"],
+)
+def test_layers_of_sentences_are_the_oracles(change):
+  """From characters to the top layer, word by word; the second sentence goes on with the state of the first."""
+  config = dataclasses.replace(SMALL, heads_on_top=(), **{"cell_clip": 0.5, "projection_clip": 0.4} | change)
+  model, tensors = Elmo(config), random_tensors(oracle_options(config))
+  params, oracle = parameters(tensors, oracle_options(config)), Oracle(tensors, oracle_options(config), rows=2)
+  carry = model.empty_carry(2)
+  for sentences in zip(*SENTENCES):
+    parts = [spelled(sentence, config.characters) for sentence in sentences]
+    lengths = np.array([len(part) for part in parts], np.int32)
+    words, index = np.zeros((2, 7, config.characters), np.int32), np.tile(np.arange(7, dtype=np.int32), (2, 1))
+    for row, part in zip(words, parts):
+      row[: len(part)] = part
+    encoded, carry = apply(model, words, index, lengths, carry, method="encode", params=params)
+    for row, part in enumerate(parts):
+      want = oracle.sentence(part, row)
+      np.testing.assert_allclose(encoded.layers[:, row, : len(part)], want, atol=2e-6)
 
 
 # --- streams --------------------------------------------------------------------------------------------------------
@@ -176,13 +241,14 @@ def test_two_windows_are_one():
   np.testing.assert_allclose(last, end, atol=1e-6)
 
 
-def test_recomputing_changes_no_number():
-  model, again = Elmo(SMALL), Elmo(dataclasses.replace(SMALL, recompute_gates=True))
-  arguments = inputs()
-  loss = lambda model: jax.jit(lambda params: jnp.sum(jnp.sin(model.apply({"params": params}, *arguments)[0])))
-  want, got = (jax.grad(loss(m))(params_of(model)) for m in (model, again))
-  for path, leaf in named_leaves(want).items():
-    np.testing.assert_allclose(named_leaves(got)[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+def test_recomputing_convolutions_changes_no_gradient():
+  """What the LSTMs recompute, `test_recurrent` holds to the formulas."""
+  words = inputs()[0]
+  loss = lambda model: lambda params: jnp.sum(jnp.sin(model.apply({"params": params}, words, method="spell_words")))
+  models = (Elmo(dataclasses.replace(SMALL, recompute_gates=again)) for again in (False, True))
+  want, got = (jax.jit(jax.grad(loss(model)))(params_of(Elmo(SMALL))) for model in models)
+  for path, leaf in named_leaves(want["char"]).items():
+    np.testing.assert_allclose(named_leaves(got["char"])[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_words_by_a_table():
@@ -194,29 +260,60 @@ def test_words_by_a_table():
   assert apply(model, words, index, carry)[0].shape == (3, ROWS, 2, STEPS, 5)
 
 
+@functools.cache
+def sharded_gradients():
+  """(gradients of parameters that are split over both axes of a 2 x 2 mesh with the rows, the compiled text)."""
+  model, mesh, arguments = Elmo(SMALL), make_mesh(2, 2, jax.devices()[:4]), inputs()
+  rows, whole = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+  shardings = parameter_shardings(tree_of(model), model.axes(), mesh, over_data=True)
+  split = lambda params, words, *rest: jax.device_put((params, words, rest), (shardings, whole, rows))
+  params, words, rest = split(params_of(model), *arguments)
+  step = jax.jit(jax.grad(lambda *inputs: probe(model, *inputs)), out_shardings=shardings)
+  compiled = step.lower(params, words, *rest).compile()
+  return compiled(params, words, *rest), compiled.as_text()
+
+
+def probe(model, params, words, index, carry):
+  """A number that every parameter has a part in."""
+  outputs, carry = model.apply({"params": params}, words, index, carry)
+  hidden, kernel, bias = model.apply({"params": params}, outputs[-1], method="scores")
+  return jnp.sum(jnp.sin(outputs)) + jnp.sum(carry) + jnp.sum(jnp.sin(hidden @ kernel.T + bias)[..., :90])
+
+
+def test_a_mesh_changes_no_gradient():
+  want = jax.jit(jax.grad(lambda *inputs: probe(Elmo(SMALL), *inputs)))(params_of(Elmo(SMALL)), *inputs())
+  for path, leaf in named_leaves(want).items():
+    np.testing.assert_allclose(named_leaves(sharded_gradients()[0])[path], leaf, rtol=1e-4, atol=1e-4, err_msg=path)
+
+
+def test_devices_tell_each_other_nothing_in_the_loops():
+  """Of a compiled program, the bodies of its four loops: what is gathered there would be gathered in every step."""
+  text = sharded_gradients()[1]
+  computations = {part.split()[0]: part for part in re.split(r"\n(?=[%E])", text) if part.startswith("%")}
+  bodies = set(re.findall(r"body=(%[\w.-]+)", text))
+  collective = r"= .*(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)"
+  assert len(bodies) == 4 and re.search(collective, text)
+  assert not [body for body in bodies if re.search(collective, computations[body])]
+
+
 # --- sentences ------------------------------------------------------------------------------------------------------
 
 
-def test_sentences_of_a_batch_are_those_read_alone():
-  """Any length, whatever stands behind; halves of one word side by side; rows without words keep their state."""
+def test_what_stands_behind_a_sentence_is_not_read():
+  """Zeros come out there; a row without a sentence keeps its state; halves of one word stand side by side."""
   model, (words, _, carry) = Elmo(SMALL), inputs()
   lengths = np.array([STEPS, 3, 0, 1], np.int32)
   index = np.random.default_rng(3).integers(0, WORDS, (ROWS, STEPS)).astype(np.int32)
   encoded, end = apply(model, words, index, lengths, carry, method="encode")
-  np.testing.assert_array_equal(encoded.hidden, encoded.layers[-1])
   assert encoded.layers.shape == (3, ROWS, STEPS, 10)
-  for row, length in enumerate(lengths):
-    assert not encoded.layers[:, row, length:].any()
-    if not length:
-      np.testing.assert_array_equal(end[row], carry[row])
-      continue
-    own = words[row // 2][None], np.stack([index[row, :length], index[row, :length][::-1]])[None], carry[row][None]
-    alone, state = apply(model, *own)
-    halves = np.asarray(encoded.layers)[:, row, :length]
-    np.testing.assert_allclose(halves[..., :5], alone[:, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(halves[..., 5:], alone[:, 0, 1, ::-1], atol=1e-6)
-    np.testing.assert_array_equal(halves[0, :, :5], halves[0, :, 5:])
-    np.testing.assert_allclose(end[row], state[0], atol=1e-6)
+  np.testing.assert_array_equal(encoded.hidden, encoded.layers[-1])
+  np.testing.assert_array_equal(encoded.layers[0, ..., :5], encoded.layers[0, ..., 5:])
+  inside = np.arange(STEPS) < lengths[:, None]
+  assert not np.asarray(encoded.layers)[:, ~inside].any() and np.asarray(encoded.layers)[:, inside].all()
+  np.testing.assert_array_equal(end[2], carry[2])
+  other, other_end = apply(model, words, np.where(inside, index, (index + 1) % WORDS), lengths, carry, method="encode")
+  np.testing.assert_array_equal(other.layers, encoded.layers)
+  np.testing.assert_array_equal(other_end, end)
 
 
 def test_reversal_by_true_length():

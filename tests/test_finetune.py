@@ -15,7 +15,7 @@ from trainer.adaptation import QUERIES, adapted
 from trainer.config import load, validate
 from trainer.evaluation import evaluate
 from trainer.feed import Stage
-from trainer.finetuning import initial_leaves, task_tokenizer
+from trainer.finetuning import initial_leaves, task_form
 from trainer.inference import load_model
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
@@ -180,7 +180,7 @@ def test_it_learns_and_reports_the_official_figures_of_the_held_out_part(run, do
   loaded = load_model(folder)
   assert loaded.tokenizer.vocabulary[-2:] == ("<ent>", "<ent2>") and dict(loaded.entities.ids) == ENTITIES
   # the tokenizer of the run goes on where init_from is gone
-  assert task_tokenizer(config, folder)[0].digest == loaded.tokenizer.digest
+  assert task_form(config, folder).tokenizer.digest == loaded.tokenizer.digest
 
 
 def test_the_best_epoch_is_kept_and_used(run, done):

@@ -132,7 +132,7 @@ def test_whole_documents_are_held_out_and_no_label_is_lost(run, tmp_path, name):
     docred(folder / "all.json", 10)
     own = settings(run, task__dir=str(folder), task__train="all.json", task__dev_share=0.3, batch_size=2)
     config = load(f"configs/finetune.py:{name}", own)
-    data = task_data(config, *finetuning.task_tokenizer(config, run.parent / "unborn"))
+    data = task_data(config, finetuning.task_form(config, run.parent / "unborn"))
     held = {example.where for example in data.dev.examples}
     assert len(held) == 3
     examples = registry.find(name).read(folder / "all.json")
@@ -157,7 +157,7 @@ def test_labels_that_only_a_scored_file_has_are_not_found_and_end_no_run(run, tm
 def test_rows_are_counted_at_the_length_that_they_are_cut_to(run):
   """A model of few positions cuts a passage in several windows, and an epoch has as many examples as windows."""
   config = squad(run, data__length=24)
-  data = task_data(config, *finetuning.task_tokenizer(config, run.parent / "unborn"))
+  data = task_data(config, finetuning.task_form(config, run.parent / "unborn"))
   assert len(data.train) > 6 and config.steps == len(data.train) // 4 * config.task.epochs
   assert max(len(row) for row in data.train) <= 24
   assert squad(run).data.length == 48
@@ -180,8 +180,8 @@ def test_a_question_has_the_entities_of_its_articles_links_over_the_whole_table(
   config = squad(run, task__links="links.jsonl")
   assert config.model.entity_vocab_size == TITLES
   assert stages(config)[0].freeze == ("^entity_embeddings/entity/",)
-  tokenizer, entities = finetuning.task_tokenizer(config, run.parent / "unborn")
-  data = task_data(config, tokenizer, entities)
+  form = finetuning.task_form(config, run.parent / "unborn")
+  tokenizer, entities, data = form.tokenizer, form.entities, task_data(config, form)
   for row, example in zip(data.train, data.dev.examples):
     texts = [tokenizer.decode(row.ids[columns]).strip() for columns in row.mentions]
     assert entities.titles(row.entities) == ["Title 5"] * len(texts)
@@ -203,7 +203,7 @@ def test_the_table_of_entities_is_taken_whole_and_stays_as_it_is(run):
   state, report = jax.eval_shape(program.step, program.abstract_state, program.example)
   assert named_leaves(state.params)[table].shape == begun[table].shape and report.sums.keys() == {"task"}
   feed.save_tokenizer(run.parent / "linked")
-  assert finetuning.task_tokenizer(config, run.parent / "linked")[1].digest == pretrained(str(run)).entities.digest
+  assert finetuning.task_form(config, run.parent / "linked").entities.digest == pretrained(str(run)).entities.digest
 
 
 def test_a_question_without_links_is_read_without_entities(run):

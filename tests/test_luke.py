@@ -250,6 +250,7 @@ def picked(hidden, entities, pooled):
     "answer": ("answer_logits", (hidden,), hidden),
     "tag": ("tag_logits", (hidden,), hidden),
     "classify": ("classify_logits", (hidden, CLS), pooled),
+    "regress": ("regress_logits", (hidden, CLS), pooled),
     "choose": ("choose_logits", (hidden, CLS), pooled),
   }
 

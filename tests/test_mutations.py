@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from objectives.language import LanguageObjective
-from tests import test_masking, test_recurrence, test_stack, test_step
+from tests import elmo_mutations, test_elmo, test_masking, test_recurrence, test_stack, test_step
 
 
 def test_unsharing_albert_turns_red(monkeypatch):
@@ -20,6 +20,16 @@ def test_resetting_the_backward_carry_turns_red(monkeypatch):
   test_recurrence.test_two_steps_of_T_equal_one_of_2T("forward")
   with pytest.raises(AssertionError):
     test_recurrence.test_two_steps_of_T_equal_one_of_2T("backward")
+
+
+@pytest.mark.parametrize("name", elmo_mutations.MUTATIONS)
+def test_mutating_elmo_turns_red(monkeypatch, name):
+  """Sentences no longer come out as the oracle has them, word by word."""
+  monkeypatch.setattr(*elmo_mutations.MUTATIONS[name])
+  test_elmo.compiled.cache_clear()
+  with pytest.raises(AssertionError, match="Mismatched elements"):
+    test_elmo.test_layers_of_sentences_are_the_oracles({})
+  test_elmo.compiled.cache_clear()
 
 
 @pytest.mark.slow

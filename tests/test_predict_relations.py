@@ -135,6 +135,7 @@ def test_type_prints_a_line_for_each_mention(typed, lines, capsys):
   assert [r["mention"] for r in records] == ["Beyoncé", "Tar", "Tokyo"]
   assert [r["warnings"] for r in records] == [[], ["span 0:3 'Tar' ends inside a word"], []]
   assert all(len(r["labels"]) == 1 for r in records) and summary["warnings"] == 1
+  assert summary["mentions"] == 3 and "texts" not in summary and "3 mentions, " in err  # each is run by itself
   assert "warning: text 1: span 0:3 'Tar' ends inside a word" in err
   (decisions,) = types(load(typed), [THREE], [[(9, 16), (0, 3), (20, 25)]])
   source = lines([{"text": THREE, "spans": [[9, 16], [0, 3], [20, 25]]}])

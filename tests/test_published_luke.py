@@ -14,6 +14,7 @@ from models.paths import named_leaves
 from models.published import files, luke_files, luke_tables, weights
 from models.published.errors import WeightsError
 from models.published.parts import shapes_of
+from models.published.tasks import labels_of
 from tests.luke_models import CASES, CLASSES, ENTITIES, OWN_CASES, assert_same, case
 from tests.parity_models import SIZES, VOCAB, random_params
 
@@ -124,10 +125,10 @@ def test_labels_go_with_the_head(tmp_path):
   labels = [f"per:{i}" for i in range(CLASSES)]
   save("luke_relate", tmp_path / "named", labels=labels)
   config = weights.load(tmp_path / "named").config
-  assert luke_files.labels_of(config) == tuple(labels)
+  assert labels_of(config) == tuple(labels)
   assert config["label2id"] == {label: i for i, label in enumerate(labels)}
   save("luke_relate", tmp_path / "plain")
-  assert luke_files.labels_of(weights.load(tmp_path / "plain").config) == tuple(f"LABEL_{i}" for i in range(CLASSES))
+  assert labels_of(weights.load(tmp_path / "plain").config) == tuple(f"LABEL_{i}" for i in range(CLASSES))
   with pytest.raises(WeightsError, match=f"got 2 labels, want {CLASSES}, the outputs of the head"):
     save("luke_relate", tmp_path / "wrong", labels=labels[:2])
 
@@ -250,7 +251,7 @@ def test_a_head_needs_a_config_that_says_its_task(named, tmp_path):
 
 def test_two_tasks_at_once_have_no_layout(tmp_path):
   both = case(heads_on_top=("type", "tag"), classes=3)
-  with pytest.raises(WeightsError, match="a LUKE with the heads type, tag has no published layout; want one task"):
+  with pytest.raises(WeightsError, match="a model with the heads type, tag has no published layout; want one task"):
     weights.save(tmp_path / "x", "luke", both.model, random_params(both.model), both.special)
 
 
@@ -314,40 +315,3 @@ def test_pickles_of_an_archive_are_read_when_they_are_allowed(tmp_path):
       weights.load(tmp_path / "original")
     found = weights.load(tmp_path / "original", pytorch_bin=True)
     assert_same(params, found.params, found.model.config)
-
-
-# --- rows for markers -------------------------------------------------------------------------------------------------
-
-
-def test_marker_rows_are_copies_in_tables_and_biases():
-  c = CASES["luke"]
-  params = random_params(c.model)
-  model, grown = luke_files.with_rows(c.model, params, words=(7, 9), entity=(ENTITIES, 2))
-  assert model.config == dataclasses.replace(c.model.config, vocab_size=VOCAB + 2, entity_vocab_size=ENTITIES + 1)
-  before, after, wanted = (named_leaves(tree) for tree in (params, grown, shapes_of(model)))
-  assert {path: x.shape for path, x in after.items()} == {path: x.shape for path, x in wanted.items()}
-  for path in ("embeddings/word/embedding", "heads/mlm/bias"):
-    np.testing.assert_array_equal(after[path][:VOCAB], before[path][:VOCAB])
-    np.testing.assert_array_equal(after[path][VOCAB : VOCAB + 2], before[path][[7, 9]])
-    assert not after[path][VOCAB + 2 :].any()
-  for path in ("entity_embeddings/entity/embedding", "heads/entity/bias"):
-    np.testing.assert_array_equal(after[path][:ENTITIES], before[path][:ENTITIES])
-    np.testing.assert_array_equal(after[path][ENTITIES], before[path][2])
-  same = [path for path, x in before.items() if after[path] is x]
-  assert len(same) == len(before) - 4
-
-
-def test_a_marker_row_may_take_another_ones_place():
-  c = CASES["luke"]
-  params = random_params(c.model)
-  model, grown = luke_files.with_rows(c.model, params, entity=(ENTITIES - 1, 2))
-  assert model.config == c.model.config
-  table, before = grown["entity_embeddings"]["entity"]["embedding"], params["entity_embeddings"]["entity"]["embedding"]
-  np.testing.assert_array_equal(table[ENTITIES - 1], before[2])
-  np.testing.assert_array_equal(table[: ENTITIES - 1], before[: ENTITIES - 1])
-
-
-def test_tables_grow_by_whole_blocks_of_rows():
-  full = case(vocab_size=128)
-  model, grown = luke_files.with_rows(full.model, random_params(full.model), words=(0, 1))
-  assert grown["embeddings"]["word"]["embedding"].shape == (256, D) and model.config.vocab_size == 130

@@ -127,7 +127,7 @@ def test_older_spellings_and_buffers_are_read(folder):
 
 def test_tensors_of_other_tasks_are_named_and_dropped_on_demand(folder):
   edit_tensors(folder, lambda tensors: tensors.update({"classifier.weight": np.zeros((3, 42), np.float32)}))
-  with pytest.raises(WeightsError, match=r"1 problem\): extra classifier.weight float32\[3, 42\]"):
+  with pytest.raises(WeightsError, match=r"architectures is \['BertForPreTraining'\], want .* have a classifier"):
     weights.load(folder)
   found = weights.load(folder, drop=("^classifier", "^cls.seq"))
   assert found.model.config.heads_on_top == ("mlm",)

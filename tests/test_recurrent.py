@@ -61,8 +61,13 @@ def plainly(params, x, carry, mask=None, config=CONFIG):
   return jnp.stack(outputs), jnp.stack(ends, axis=2)
 
 
+@functools.cache
+def compiled(config):
+  return jax.jit(lambda params, *arguments: ProjectedLstms(config).apply({"params": params}, *arguments))
+
+
 def run(params, x, carry, mask=None, key=None, config=CONFIG):
-  return ProjectedLstms(config).apply({"params": params}, x, carry, mask, key)
+  return compiled(config)(params, x, carry, mask, key)
 
 
 def some_mask():
@@ -74,15 +79,19 @@ def some_mask():
 
 
 @pytest.mark.parametrize(
-  "change, masked",
-  [({}, False), ({}, True), ({"skip": False}, True), ({"remat": True}, True), ({"unroll": 3}, False)],
-  ids=["whole", "masked", "no skip", "recomputed", "unrolled"],
+  "dtype, change, masked",
+  [
+    (jnp.float64, {}, True),
+    (jnp.float64, {"remat": True}, True),
+    (jnp.float64, {"skip": False, "unroll": 3}, False),
+    (jnp.float32, {"remat": True}, True),
+  ],
+  ids=["masked", "recomputed", "unmasked, no skip, unrolled", "float32"],
 )
-def test_outputs_state_and_all_gradients_are_those_of_the_formulas(change, masked):
+def test_outputs_state_and_all_gradients_are_those_of_the_formulas(dtype, change, masked):
   """Gradients from outputs and from the state behind, to all parameters, the input and the state before."""
-  config, mask = dataclasses.replace(CONFIG, **change), some_mask() if masked else None
-  arguments = inputs()
-  weight = np.random.default_rng(9).normal(size=(LAYERS, 2, STEPS, ROWS, WIDTH)).astype(np.float32)
+  config, mask = dataclasses.replace(CONFIG, dtype=dtype, **change), some_mask() if masked else None
+  weight = np.random.default_rng(9).normal(size=(LAYERS, 2, STEPS, ROWS, WIDTH))
   if masked:
     weight *= mask[None, ..., None]  # what padding gives has no meaning
 
@@ -90,12 +99,17 @@ def test_outputs_state_and_all_gradients_are_those_of_the_formulas(change, maske
     outputs, carry = function(*arguments, mask=mask, config=config)
     return jnp.sum(outputs * weight) + jnp.sum(jnp.sin(carry)), (outputs * weight, carry)
 
-  grad = lambda function: jax.jit(jax.grad(functools.partial(loss, function), (0, 1, 2), has_aux=True))(*arguments)
-  (want, want_values), (got, got_values) = grad(plainly), grad(run)
+  with jax.enable_x64(dtype == jnp.float64):
+    arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), inputs())
+    weight = jnp.asarray(weight, dtype)
+    grad = lambda function: jax.jit(jax.grad(functools.partial(loss, function), (0, 1, 2), has_aux=True))(*arguments)
+    (want, want_values), (got, got_values) = grad(plainly), grad(run)
+  tolerance = 1e-12 if dtype == jnp.float64 else 1e-5
   for a, b in zip(want_values, got_values):
-    np.testing.assert_allclose(b, a, atol=2e-6)
+    assert b.dtype == dtype
+    np.testing.assert_allclose(b, a, atol=tolerance)
   for path, leaf in named_leaves(want).items():
-    np.testing.assert_allclose(named_leaves(got)[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+    np.testing.assert_allclose(named_leaves(got)[path], leaf, rtol=10 * tolerance, atol=tolerance, err_msg=path)
 
 
 def test_the_inputs_reach_both_clips_and_not_always():
@@ -160,7 +174,8 @@ def test_initial_parameters():
   """Kernels Glorot uniform as of the one [2P, 4C] matrix that the original has, biases zero; each copy its own."""
   config = dataclasses.replace(CONFIG, cell=64, projection=32)
   model = ProjectedLstms(config)
-  params = model.init(jax.random.key(0), np.zeros((2, 1, 1, 32), np.float32), empty_carry(config, 1))["params"]
+  init = lambda: model.init(jax.random.key(0), jnp.zeros((2, 1, 1, 32)), empty_carry(config, 1))["params"]
+  params = jax.jit(init)()
   for name, fans in (("input", 64 + 256), ("recurrent", 64 + 256), ("projection", 64 + 32)):
     kernel, bound = np.asarray(params[name]["kernel"]), (6 / fans) ** 0.5
     assert 0.99 * bound < np.abs(kernel).max() <= bound and abs(kernel.std() - bound / 3**0.5) < 0.02 * bound
@@ -182,6 +197,13 @@ def test_products_in_bfloat16_keep_cells_and_state_in_float32():
   outputs, end = run(params, x, carry, config=config)
   assert outputs.dtype == end.dtype == jnp.float32
   np.testing.assert_allclose(outputs, run(params, x, carry)[0], atol=0.05)
+  loose = lambda dtype: dataclasses.replace(CONFIG, dtype=dtype, cell_clip=9.0, projection_clip=9.0)
+  loss = lambda params, config: jnp.sum(jnp.sin(run(params, x, carry, config=config)[0]))
+  gradients = lambda dtype: jax.jit(jax.grad(functools.partial(loss, config=loose(dtype))))(params)
+  want, got = gradients(jnp.float32), gradients(jnp.bfloat16)
+  for path, leaf in named_leaves(want).items():
+    error = np.linalg.norm(named_leaves(got)[path] - leaf) / np.linalg.norm(leaf)
+    assert named_leaves(got)[path].dtype == jnp.float32 and 1e-4 < error < 0.03, path
 
 
 def test_the_backward_loop_has_two_products_and_no_gradient_of_a_kernel():

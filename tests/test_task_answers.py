@@ -13,7 +13,7 @@ from data.tasks.named_entities import SpanRows
 from data.tasks.questions import Answer, QuestionExample
 from data.tasks.relations import RelationExample, RelationRows
 from data.tokenizers.wordpiece import WordPiece
-from tests.test_task_rows import LETTERS, ROBERTA, by_words, document, record
+from tests.task_rows import LETTERS, ROBERTA, by_words, document, record
 
 LABELS = ("NIL", "LOC", "PER")
 
@@ -160,10 +160,81 @@ def test_no_answer_where_the_first_column_wins():
   assert AnswerDecoder(unanswerable=True)([example], [row], [logits], ()) == [""]
   assert AnswerDecoder(unanswerable=True, threshold=2)([example], [row], [logits], ()) == ["b"]
   assert AnswerDecoder()([example], [row], [logits], ()) == ["b"]
-  assert registry.TASKS["squad2"].figures([example], [""]) == {"exact_match": 1, "f1": 1}
+  figures = registry.TASKS["squad2"].figures([example], [""])
+  assert figures == {"exact_match": 1, "f1": 1, "NoAns/exact_match": 1, "NoAns/f1": 1}
 
 
 def test_a_passage_without_pieces_has_no_answer():
   example = question(" ")
   rows = AnswerRows()([example], ROBERTA, ())
   assert AnswerDecoder()([example], rows, [np.zeros((len(rows[0]), 2))], ()) == [""]
+
+
+def ranked_oracle(example, rows, logits, decoder):
+  """run_squad.py's n-best list: every pair that is allowed and, where there may be none, the lowest null; by falling
+  sum, each text once, the null behind them if it did not come up; softmax over the list."""
+  found = []
+  for row, values in zip(rows, logits):
+    best = [sorted(range(len(row)), key=lambda i: -values[i, side])[: decoder.n_best] for side in (0, 1)]
+    for start in best[0]:
+      for end in best[1]:
+        a, b = start - row.window.begin, end - row.window.begin
+        inside = 0 <= a < len(row.window.offsets) and 0 <= b < len(row.window.offsets)
+        if inside and row.window.best[a] and a <= b < a + decoder.max_answer:
+          text = example.passage[row.window.offsets[a, 0] : row.window.offsets[b, 1]]
+          found.append((values[start, 0] + values[end, 1], " ".join(text.split())))
+  null = min(values[0].sum() for values in logits)
+  found += [(null, "")] if decoder.unanswerable else []
+  kept = []
+  for score, text in sorted(found, key=lambda each: -each[0]):
+    if len(kept) < decoder.n_best and text not in [other for _, other in kept]:
+      kept.append((score, text))
+  if decoder.unanswerable and "" not in [text for _, text in kept]:
+    kept.append((null, ""))
+  total = sum(np.exp(score) for score, _ in kept)
+  return [(text, score, np.exp(score) / total) for score, text in kept]
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_the_n_best_answers_against_the_published_loops(unanswerable):
+  draw, decoder = np.random.default_rng(2), AnswerDecoder(n_best=3, max_answer=3, unanswerable=unanswerable)
+  example = question("b c b c  d\nb c e f g h i j k")  # texts that stand more than once
+  rows = AnswerRows(max_length=12, stride=3)([example], ROBERTA, ())
+  sizes = set()
+  for _ in range(100):
+    logits = [draw.normal(size=(len(row), 2)) for row in rows]
+    (found,) = decoder.ranked([example], rows, logits)
+    want = ranked_oracle(example, rows, logits, decoder)
+    assert [each.text for each in found] == [text for text, _, _ in want]
+    np.testing.assert_allclose([(c.score, c.probability) for c in found], [each[1:] for each in want])
+    sizes.add(len(found))
+  assert max(sizes) == (4 if unanswerable else 3)  # the null stands behind the best where it is none of them
+
+
+def answered(texts, odds, gold):
+  """Questions, rows and logits of which the best text and the odds of none are as given."""
+  examples = [question("b c d", answers, impossible=not answers) for answers in gold]
+  rows = AnswerRows()(examples, ROBERTA, ())
+  logits = []
+  for row, text, none in zip(rows, texts, odds, strict=True):
+    logits.append(np.full((len(row), 2), -50.0))
+    column = row.window.begin + "bcd".index(text)
+    logits[-1][column] = 1.0, 2.0
+    logits[-1][0] = none, 3.0
+  return examples, rows, logits
+
+
+def test_the_threshold_is_that_of_the_official_scorer():
+  """Odds -3 right, -2 of no answer, -1 right, 1 wrong, 2 of no answer. From nothing answered (2 of 5 right) it goes to
+  3, 2, 3, 3, 2: the first best threshold is -3, with 3 of 5."""
+  task = registry.find("squad2")
+  given = answered("bcdbc", (-3.0, -2.0, -1.0, 1.0, 2.0), (["b"], [], ["d"], ["c"], []))
+  texts, odds = task.decode.with_odds(*given)
+  assert (texts, odds) == (list("bcdbc"), [-3.0, -2.0, -1.0, 1.0, 2.0])
+  assert task.evaluate(*given, ()) == pytest.approx({
+    "exact_match": 3 / 5, "f1": 3 / 5, "HasAns/exact_match": 2 / 3, "HasAns/f1": 2 / 3, "NoAns/exact_match": 1 / 2,
+    "NoAns/f1": 1 / 2, "best_exact": 3 / 5, "best_exact_thresh": -3, "best_f1": 3 / 5, "best_f1_thresh": -3,
+  })  # fmt: skip
+  tuned = dataclasses.replace(task.decode, threshold=-3.0)
+  assert task.figures(given[0], tuned(*given, ()))["f1"] == 3 / 5
+  assert "best_f1" not in registry.find("squad").evaluate(*answered("bc", (0.0, 0.0), (["b"], ["c"])), ())

@@ -93,6 +93,36 @@ def test_many_mentions_never_overflow_a_row():
   assert batch.weights.sum() == 6 * count and (batch.entities.segments > 0).sum() == 6 * count
 
 
+def parted(number, *sizes):
+  """A question of several texts, each with a label on its first column."""
+  begins = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
+  ids = np.concatenate([np.full(size, 100 * number + i, np.int32) for i, size in enumerate(sizes)])
+  labels = (np.arange(len(sizes)) == 1).astype(np.int32)
+  ones = np.ones(len(sizes), np.float32)
+  return TaskRow(ids, np.zeros(len(ids), np.int32), labels, ones, cls=begins, parts=begins, example=number)
+
+
+def test_texts_of_one_row_do_not_see_each_other_and_have_it_for_themselves():
+  """Segments count the texts, positions restart, and no second example joins them; fewer texts leave weight 0."""
+  placed = collate([parted(1, 3, 2, 4), parted(2, 5, 2)], SHAPE)
+  batch, first = placed.batch, int(np.argmax(placed.rows[:, 0] == 0))
+  assert placed.rows.shape == (2, 1) and sorted(placed.rows[:, 0]) == [0, 1]
+  assert batch.tokens.segments[first, :10].tolist() == [1, 1, 1, 2, 2, 3, 3, 3, 3, 0]
+  assert batch.tokens.positions[first, :10].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 0]
+  assert batch.cls[first].tolist() == [0, 3, 5] and batch.labels[first].tolist() == [0, 1, 0]
+  assert batch.weights[1 - first].tolist() == [1, 1, 0] and batch.cls[1 - first].tolist() == [0, 5, 0]
+  assert [own.tolist() for own in placed.parts(batch.cls)] == [[0, 3, 5], [0, 5]]
+
+
+def test_only_a_single_text_is_bound_by_the_length():
+  assert collate([parted(0, 64, 64, 60, 64)], SHAPE).batch.tokens.ids.shape == (2, 256)
+  assert collate([parted(0, 64, 64, 64, 64)] * 2, Shape(64, 4, 1, 0)).batch.tokens.ids.shape == (2, 256)
+  wide = collate([parted(0, *[200] * 4)], Shape(200, 4, 1, 0)).batch
+  assert wide.tokens.ids.shape == (1, 896)  # the first size above 512 that holds 800
+  with pytest.raises(TaskError, match="example 0: got 65 tokens, want at most 64: raise data.length"):
+    collate([parted(0, 10, 65)], SHAPE)
+
+
 def test_an_example_that_no_row_can_hold_is_refused():
   with pytest.raises(TaskError, match="example 1: got 65 tokens, want at most 64: raise data.length"):
     collate([relation(0, 10), relation(1, 65)], SHAPE)

@@ -1,29 +1,12 @@
-"""Files of the tasks: what each says, and the one line about each that is wrong."""
+"""Files of mentions, relations, tags and types: what each says, and the one line about each that is wrong."""
 
-import json
 import random
 
 import pytest
 
-from data.tasks import cloze, docred, entity_typing, named_entities, questions, registry, relations, tags
+from data.tasks import docred, entity_typing, named_entities, registry, relations, tags
 from data.tasks.rows import TaskError
-
-
-def write(tmp_path, content, name="train.json"):
-  path = tmp_path / name
-  path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-  return path
-
-
-def refused(read, path, *parts):
-  """The one line of the error, which must hold `parts`."""
-  with pytest.raises(TaskError) as error:
-    read(path)
-  line = str(error.value)
-  assert "\n" not in line and str(path) in line, line
-  for part in parts:
-    assert part in line, line
-
+from tests.task_files import refused, write
 
 # Entity typing
 
@@ -263,80 +246,6 @@ def test_types_and_entities_of_docred(tmp_path):
 )
 def test_a_wrong_docred_record_is_named(tmp_path, change, parts):
   refused(docred.read_relations, write(tmp_path, [DOCRED | change]), *parts)
-
-
-# ReCoRD
-
-
-PASSAGE = "Ann Lee left Rome.\n@highlight\n\nLee left in May"
-RECORD = {
-  "passage": {
-    "text": PASSAGE,
-    "entities": [{"start": 31, "end": 33}, {"start": 0, "end": 6}, {"start": 13, "end": 16}, {"start": 13, "end": 16}],
-  },
-  "qas": [
-    {
-      "id": "q1",
-      "query": "Where did @placeholder go?",
-      "answers": [{"start": 0, "end": 6, "text": "Ann Lee"}, {"start": 31, "end": 33, "text": "Lee"}],
-    }
-  ],
-}
-
-
-def test_record(tmp_path):
-  (example,) = cloze.read_record(write(tmp_path, {"version": "1.0", "data": [RECORD]}))
-  assert [PASSAGE[slice(*span)] for span in example.candidates] == ["Ann Lee", "Rome", "Lee"]
-  assert example.answers == {(0, 7), (31, 34)} and example.texts == ("Ann Lee", "Lee") and example.name == "q1"
-
-
-def test_a_record_file_without_answers_is_read(tmp_path):
-  asked = {"id": "q", "query": "x @placeholder"}
-  (example,) = cloze.read_record(write(tmp_path, {"data": [RECORD | {"qas": [asked]}]}))
-  assert example.answers is None and registry.TASKS["record"].gold(example) is None
-
-
-def test_a_wrong_record_is_named(tmp_path):
-  def at(**changes):
-    return write(tmp_path, {"data": [RECORD | changes]})
-
-  read, entities = cloze.read_record, RECORD["passage"]["entities"]
-  refused(read, at(passage={"text": PASSAGE, "entities": [{"start": 40, "end": 50}]}), "passage 0", "40 to 51")
-  over = [*entities, {"start": 4, "end": 9}]
-  refused(read, at(passage={"text": PASSAGE, "entities": over}), "over one another at character 4")
-  refused(read, at(qas=[{"id": "q7", "query": "no mark"}]), "query q7", "@placeholder")
-
-
-# SQuAD
-
-
-def squad(**changes):
-  asked = {"id": "q1", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 4}]}
-  paragraph = {"context": "Ann Ann Lee", "qas": [asked | changes]}
-  return {"version": "1.1", "data": [{"title": "A_%C3%A9", "paragraphs": [paragraph]}]}
-
-
-def test_squad(tmp_path):
-  (example,) = questions.read_squad(write(tmp_path, squad()))
-  assert (example.name, example.title, example.question, example.passage) == ("q1", "A é", "Who?", "Ann Ann Lee")
-  assert example.answers == (questions.Answer("Ann", 4),) and not example.impossible
-
-
-def test_squad_2(tmp_path):
-  path = write(tmp_path, squad(is_impossible=True, answers=[], plausible_answers=[{"text": "x", "answer_start": 99}]))
-  assert questions.read_squad(path) == []
-  (example,) = questions.read_squad(path, unanswerable="keep")
-  assert example.impossible and example.answers == ()
-
-
-def test_an_answer_must_stand_where_the_file_says(tmp_path):
-  path = write(tmp_path, squad(answers=[{"text": "Ann", "answer_start": 5}]))
-  refused(questions.read_squad, path, "question q1", "answer at 5", "'nn '", "'Ann'", "offsets=nearest")
-  (example,) = questions.read_squad(path, offsets="nearest")
-  assert example.answers == (questions.Answer("Ann", 4),)
-  path = write(tmp_path, squad(answers=[{"text": "Bob", "answer_start": 5}]))
-  refused(lambda path: questions.read_squad(path, offsets="nearest"), path, "'Bob'")
-  refused(lambda path: questions.read_squad(path, offsets="any"), path, "'any'")
 
 
 # The list of tasks

@@ -11,6 +11,7 @@ from data.tasks import metrics
 from data.tasks.metrics import (
   accuracy,
   answer_scores,
+  best_threshold,
   matthews,
   micro,
   normalised,
@@ -117,6 +118,28 @@ def test_squad_2_counts_no_answer_as_an_answer():
   close(answer_scores([[]], [""]), exact_match=0, f1=0)
 
 
+def threshold_oracle(scores, odds, has_answer):
+  """The best mean over all thresholds, tried one after the other."""
+  best = (sum(not there for there in has_answer), 0.0)
+  for threshold in sorted(odds):
+    total = sum((not there) if none > threshold else score for score, none, there in zip(scores, odds, has_answer))
+    best = max(best, (total, threshold), key=lambda each: each[0])
+  return best[0] / len(scores), best[1]
+
+
+def test_the_best_threshold_against_all_of_them():
+  """Every question is answered, so what has no answer is right only above the threshold."""
+  draw = random.Random(2)
+  for _ in range(100):
+    has_answer = [draw.random() < 0.5 for _ in range(12)]
+    scores = [draw.choice((0.0, 0.5, 1.0)) * there for there in has_answer]
+    odds = draw.sample(range(-20, 20), 12)
+    want = threshold_oracle(scores, odds, has_answer)
+    assert best_threshold(scores, odds, has_answer, [True] * 12) == pytest.approx(want)
+  assert best_threshold([0.0], [-1.0], [True], [True]) == (0, 0)
+  assert best_threshold([1.0, 1.0], [-1.0, 3.0], [False, True], [False, True]) == (1, 3)  # "" loses nothing
+
+
 # Figures of the other tasks
 
 
@@ -126,6 +149,24 @@ def test_accuracy_and_matthews_by_hand():
   close(accuracy(gold, guess), accuracy=3 / 5)
   close(matthews(gold, guess), matthews=1 / 6)
   close(matthews([1, 0], [1, 1]), matthews=0)
+
+
+def matthews_oracle(gold, guess):
+  """R_K by counts: c right of s; t_k there and p_k said of class k."""
+  true, said = Counter(gold), Counter(guess)
+  c, s = sum(a == b for a, b in zip(gold, guess)), len(gold)
+  over = c * s - sum(true[k] * said[k] for k in true)
+  under = (s * s - sum(n * n for n in said.values())) * (s * s - sum(n * n for n in true.values()))
+  return over / under**0.5 if under else 0
+
+
+def test_matthews_of_several_classes():
+  draw = random.Random(3)
+  for classes in ("ab", "abc", "abcde"):
+    for _ in range(30):
+      gold, guess = (draw.choices(classes, k=15) for _ in range(2))
+      close(matthews(gold, guess), matthews=matthews_oracle(gold, guess))
+  close(matthews(["a", "b", "c"], ["b", "b", "b"]), matthews=0)
 
 
 def test_correlations_against_scipy():

@@ -29,7 +29,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-  """One flag of a program. The default fixes its type: bool, int, float or str. A required flag may not be empty."""
+  """One flag of a program. The default fixes its type: bool, int, float or str. A required flag may not be empty.
+
+  The default () is of a flag that may be given several times: its value is a tuple of texts.
+  """
 
   name: str
   default: Any
@@ -39,10 +42,11 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A read command line: the checked config, where it came from, and the flags by name."""
+  """A read command line: the checked config, where it came from, what it was told otherwise, the flags by name."""
 
   config: ConfigDict
   source: str
+  overrides: dict[str, str]
   flags: SimpleNamespace
 
 
@@ -62,11 +66,11 @@ def parse_command(argv: Sequence[str], flags: Sequence[Flag]) -> Command:
   if "config" not in given:
     raise ConfigError("flag --config is missing; say for example --config=configs/bert.py:tiny")
   for flag in flags:
-    if flag.required and values[flag.name] == "":
+    if flag.required and not values[flag.name]:
       raise ConfigError(f"flag --{flag.name} is missing: {flag.help}")
   prefix = "config."
   overrides = {name.removeprefix(prefix): text for name, text in given.items() if name.startswith(prefix)}
-  return Command(load(given["config"], overrides), given["config"], SimpleNamespace(**values))
+  return Command(load(given["config"], overrides), given["config"], overrides, SimpleNamespace(**values))
 
 
 def parse_or_exit(flags: Sequence[Flag], summary: str) -> Command:
@@ -86,15 +90,15 @@ def usage(flags: Sequence[Flag], summary: str) -> str:
   rows = [
     ("--config=FILE:VARIANT", "recipe and variant, or the config.json of an earlier run (required)"),
     ("--config.KEY=VALUE", "another value for one key of the recipe, for example --config.optimizer.lr=3e-4"),
-    *((f"--{f.name}={type(f.default).__name__}", f.help + (" (required)" if f.required else "")) for f in flags),
+    *((f"--{f.name}={_kind(f).__name__}", f.help + (" (required)" if f.required else "")) for f in flags),
   ]
   width = max(len(left) for left, _ in rows)
   return "\n".join([summary, "", *(f"  {left:<{width}}  {right}" for left, right in rows)])
 
 
-def _pairs(argv: Sequence[str], known: dict[str, Flag]) -> dict[str, str]:
-  """{flag: text} of the arguments; each flag once."""
-  given: dict[str, str] = {}
+def _pairs(argv: Sequence[str], known: dict[str, Flag]) -> dict[str, Any]:
+  """{flag: text} of the arguments; each flag once, or a tuple of texts where there may be several."""
+  given: dict[str, Any] = {}
   rest = list(argv)
   while rest:
     argument = rest.pop(0)
@@ -104,7 +108,8 @@ def _pairs(argv: Sequence[str], known: dict[str, Flag]) -> dict[str, str]:
     if name != "config" and not name.startswith("config.") and name not in known:
       near = nearest(name, ["config", *known])
       raise ConfigError(f"flag --{name} is unknown; did you mean --{near}, or --config.{name} for a key of the recipe?")
-    if name in given:
+    several = name in known and known[name].default == ()
+    if name in given and not several:
       raise ConfigError(f"flag --{name} is given twice; once is enough")
     if not equals:
       if name in known and isinstance(known[name].default, bool):
@@ -113,12 +118,18 @@ def _pairs(argv: Sequence[str], known: dict[str, Flag]) -> dict[str, str]:
         raise ConfigError(f"flag --{name} has no value; want --{name}=VALUE")
       else:
         text = rest.pop(0)
-    given[name] = text
+    given[name] = (*given.get(name, ()), text) if several else text
   return given
 
 
-def _read(flag: Flag, text: str) -> Any:
+def _kind(flag: Flag) -> type:
+  return str if flag.default == () else type(flag.default)
+
+
+def _read(flag: Flag, text: Any) -> Any:
   kind = type(flag.default)
+  if kind is tuple:
+    return text
   if kind is bool:
     if text.lower() not in ("true", "false"):
       raise ConfigError(f"flag --{flag.name}: got {text!r}, want true or false")

@@ -18,6 +18,8 @@ import jax
 
 PASSING = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")  # hand a tensor on without writing one
 HBM = {"gpu:h100": 84_942_979_072}  # bytes; the TPU compiler knows its own and refuses what does not fit
+UNTILED = "Couldn't find output tile sizes"
+WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 H100 = """
 gpu_device_info {
@@ -113,15 +115,24 @@ def _h100_devices() -> list[Any]:
 def compile_report(program: Any, target: str) -> dict[str, Any]:
   """Compiles `program.step` (trainer.programs.Program on compile-only devices) and returns `report` of the result.
 
-  A step that the compiler refuses for want of memory is reported as fits = False with the compiler's line.
+  A step that the compiler refuses for want of memory is reported as fits = False with the compiler's line. One with a
+  product that XLA cannot put into a Triton kernel, of which without a GPU it knows one tiling only, is compiled with
+  the library's products instead; `compiler_options` says so.
   """
   batch = jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
     program.example, program.batch_shardings,
   )  # fmt: skip
   lowered = program.step.lower(program.abstract_state, batch)
+  options: dict[str, Any] = {}
   try:
-    compiled = lowered.compile()
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      if UNTILED not in str(error):
+        raise
+      options = WITHOUT_TRITON
+      compiled = lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -134,7 +145,8 @@ def compile_report(program: Any, target: str) -> dict[str, Any]:
     "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
   }
   fits = target not in HBM or sum(figures.values()) <= HBM[target]
-  return {"fits": fits, **figures, **text_report(compiled.as_text(), program.stage.length, weights)}
+  text = text_report(compiled.as_text(), program.stage.length, weights)
+  return {"fits": fits, "compiler_options": options, **figures, **text}
 
 
 def text_report(text: str, length: int, weights: Collection[tuple[int, ...]] = ()) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from trainer.rules import ConfigError, check_value, contradictions, nearest
+from trainer.contradictions import contradictions
+from trainer.rules import ConfigError, check_value, nearest
 
 SCHEMA = 1  # of the saved form; rises when a key changes its meaning
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FREE_ON_RESUME = frozenset(
   ("recipe", "init_from", "init_map", "resume_from", "eval_every", "save_every", "log_every", "keep_checkpoints",
    "select_by", "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers",
-   "data.prefetch", "task.test")
+   "data.prefetch", "data.groups", "data.distinct_words", "task.test")
 )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     config = _build(source)
   try:
     overrides = dict(overrides or {})
-    if "task" in config and not config.model.name:
+    if "task" in config and not config.steps:
       _complete(config, overrides)
     for key, value in overrides.items():
       _override(config, key, value)
@@ -92,10 +93,14 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
 
 
 def _complete(config: ConfigDict, overrides: dict[str, Any]) -> None:
-  """Takes what a recipe for fine-tuning leaves open from what it starts from; uses up all overrides but the model's."""
+  """Takes what a recipe for fine-tuning leaves open from what it starts from.
+
+  Uses up all overrides but those of keys of the model that it does not have yet.
+  """
   from trainer.finetuning import complete  # it reads the task's files and the model's config
 
-  for key in [key for key in overrides if not key.startswith("model.")]:
+  known = flatten(config).keys() - {"model.name"}
+  for key in [key for key in overrides if key in known or not key.startswith("model.")]:
     _override(config, key, overrides.pop(key))
   complete(config)
 
@@ -136,11 +141,14 @@ def _check(config: ConfigDict) -> None:
 
 
 def _schema(config: ConfigDict) -> ConfigDict:
-  """The recipe's own config; a recipe for fine-tuning has the model that the config names."""
+  """The recipe's own config; a recipe for fine-tuning has the model, or the part of it, that the config names."""
   schema = _build(config.recipe)
   if "task" in schema and config.model.name:
     with schema.unlocked():
-      schema.model = _build(f"configs/{config.model.name}.py:tiny").model
+      if "bilm" not in schema.model:
+        schema.model = _build(f"configs/{config.model.name}.py:tiny").model
+      elif config.model.bilm:
+        schema.model.bilm = _build("configs/elmo.py:tiny").model
   return schema
 
 

@@ -17,9 +17,10 @@ from rich.table import Table
 
 @dataclasses.dataclass
 class Meter:
-  """Texts and tokens that are done, since when, and what to tell about them."""
+  """Texts and tokens that are done, since when, and what to tell about them. unit: what a text is, in words."""
 
   advance: Callable[[int], None]
+  unit: str = "texts"
   texts: int = 0
   tokens: int = 0
   started: float = dataclasses.field(default_factory=time.monotonic)
@@ -31,27 +32,28 @@ class Meter:
   def summary(self) -> dict[str, Any]:
     """Counts and rates; one line of them on stderr too."""
     seconds = max(time.monotonic() - self.started, 1e-6)
-    rates = {"texts_per_second": round(self.texts / seconds, 1), "tokens_per_second": round(self.tokens / seconds, 1)}
+    counts = {self.unit: self.texts, "tokens": self.tokens}
+    rates = {unit: round(count / seconds, 1) for unit, count in counts.items()}
     print(
-      f"{self.texts:,} texts, {self.tokens:,} tokens in {seconds:.2f} s, compilation included: "
-      f"{rates['texts_per_second']:,} texts/s, {rates['tokens_per_second']:,} tokens/s",
+      f"{', '.join(f'{count:,} {unit}' for unit, count in counts.items())} in {seconds:.2f} s, compilation included: "
+      f"{', '.join(f'{rate:,} {unit}/s' for unit, rate in rates.items())}",
       file=sys.stderr,
     )
-    return {"texts": self.texts, "tokens": self.tokens, "seconds": round(seconds, 3), **rates}
+    return {**counts, "seconds": round(seconds, 3), **{f"{unit}_per_second": rate for unit, rate in rates.items()}}
 
 
 @contextlib.contextmanager
-def metered(texts: int) -> Iterator[Meter]:
+def metered(texts: int, unit: str = "texts") -> Iterator[Meter]:
   """A Meter, and a bar on a terminal."""
   columns = (
     *Progress.get_default_columns()[:2],
-    TextColumn("{task.completed:,.0f}/{task.total:,.0f} texts"),
+    TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
     TimeElapsedColumn(),
     TimeRemainingColumn(),
   )
   with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
     task = bar.add_task("running", total=texts)
-    yield Meter(lambda done: bar.advance(task, done))
+    yield Meter(lambda done: bar.advance(task, done), unit)
 
 
 def show(records: Sequence[dict[str, Any]], title: Callable[[dict], str], rows: Callable[[dict], list[dict]]) -> None:

@@ -25,7 +25,7 @@ def dry_run(config: Any) -> dict[str, Any]:
   for number, stage in enumerate(setup.stages):
     program = Program(setup, stage, synthetic_batch(setup.placed, stage, 0))
     if number == 0:
-      summary["parameters"] = show_parameters(setup, program)
+      summary |= show_parameters(setup, program)
     shapes = named_leaves(program.example)
     rows = [(path, str(leaf.shape), str(leaf.dtype)) for path, leaf in shapes.items()]
     console.print(_table(f"batch of stage {number}", ("field", "shape", "dtype"), rows))
@@ -33,11 +33,17 @@ def dry_run(config: Any) -> dict[str, Any]:
   return summary
 
 
-def show_parameters(setup: Setup, program: Program) -> int:
-  """Prints the parameter table to stderr; returns the number of parameters."""
+def show_parameters(setup: Setup, program: Program) -> dict[str, int]:
+  """Prints the parameter table to stderr; returns the numbers of parameters, all of them and those below the heads."""
   counts = parameter_counts(setup, program.shapes.params)
   _console().print(parameter_table(setup, program, counts))
-  return sum(counts.values())
+  return totals(counts)
+
+
+def totals(counts: dict[str, int]) -> dict[str, int]:
+  """Of {path: parameters}: all, and without the heads, which is what most papers count."""
+  below = sum(number for path, number in counts.items() if not path.startswith("heads/"))
+  return {"parameters": sum(counts.values()), "parameters_without_heads": below}
 
 
 def _console() -> Console:
@@ -57,7 +63,7 @@ def parameter_table(setup: Setup, program: Program, counts: dict[str, int]) -> T
     )
     for path, leaf in named_leaves(program.shapes.params).items()
   ]
-  rows.append(("total", "", "", "", f"{sum(counts.values()):,}"))
+  rows += [(name, "", "", "", f"{number:,}") for name, number in totals(counts).items()]
   return _table("parameters", ("path", "shape", "axes", "sharding", "number"), rows)
 
 

@@ -20,7 +20,7 @@ from data.entity_vocabulary import EntityVocabulary
 from data.tokenizers import Tokenizer
 from models.luke import Luke
 from models.published.luke_files import with_rows
-from models.published.luke_tables import TASKS, task_of
+from models.published.tasks import TASKS, task_of
 from trainer.texts import InputError
 
 MARKERS = {"<ent>": "@", "<ent2>": "#"}  # piece -> the piece that its rows copy
@@ -51,7 +51,7 @@ class Marked:
     task = task_of(self.model.config)
     config |= {
       "tokenizer_class": CLASSES[self.tokenizer.kind],
-      "task": None if task is None else TASKS[task].marks,
+      "task": None if task is None else TASKS["luke"][task].marks,
       "max_entity_length": MAX_ENTITIES,
       "max_mention_length": MAX_MENTION,
       **{f"entity_token_{n}": ADDED | {"content": piece} for n, piece in enumerate(MARKERS, 1)},

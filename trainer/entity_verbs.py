@@ -52,7 +52,7 @@ def type_mentions(flags: argparse.Namespace) -> dict[str, Any]:
 
   model = inference.load_model(flags.model, flags.dtype)
   texts, spans = [line.text for line in lines], [line.spans for line in lines]
-  with metered(sum(map(len, spans))) as meter:
+  with metered(sum(map(len, spans)), "mentions") as meter:
     decided = inference.types(model, texts, spans, flags.top, flags.batch_size, flags.max_length, meter)
   summary = meter.summary()
   records = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,5 +35,10 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
     tick()
   if total is None:
     return {}
-  means = {name: float(value / max(count, 1.0)) for name, (value, count) in baseline.items()}
-  return objective.report(*total) | means | feed.score(collected)
+  return objective.report(*total) | _means(baseline) | feed.score(collected)
+
+
+def _means(baseline: dict[str, tuple[float, float]]) -> dict[str, float]:
+  """Mean losses of a baseline, and each as a perplexity too."""
+  losses = {name: float(value / max(count, 1.0)) for name, (value, count) in baseline.items()}
+  return losses | {name.replace("_loss", "_perplexity"): math.exp(loss) for name, loss in losses.items()}

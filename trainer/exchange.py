@@ -10,31 +10,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from data.synthetic import synthetic_batch
-from data.tokenizers import validate
+from data.tokenizers import Tokenizer
 from models.electra import ElectraConfig
-from models.encoder import EncoderConfig
+from models.elmo import Elmo, ElmoConfig
 from models.luke import Luke, LukeConfig
 from models.paths import named_leaves
-from models.published import weights
-from models.published.luke_tables import task_of
+from models.published import allennlp, weights
+from models.published.tasks import task_of
 from objectives.state import State
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
 from trainer.entity_export import marked
-from trainer.loading import entities_of, load_model, published_tokenizer, read_config
+from trainer.loading import check_vocabulary, entities_of, load_model, published_tokenizer, read_config
 from trainer.programs import Program, Setup
-from trainer.recipes import family_of, model_keys
+from trainer.recipes import ELMO_SIZE, family_of, model_keys
 from trainer.start import CHECKPOINTS, adopt, write_config
-from trainer.texts import TOKENIZER, InputError, load_tokenizer
+from trainer.texts import TOKENIZER, InputError, has_vocabulary, load_tokenizer
 
 # What published weights may lack
-PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "heads/entity/", "pooler/")
+PARTS = ("heads/mlm/", "heads/pair/", "heads/sbo/", "heads/rtd/", "heads/entity/", "heads/softmax/", "pooler/")
 
 
 def export_run(source: Path, target: Path) -> dict[str, Any]:
   """Writes the newest good checkpoint of a workdir, its config and its tokenizer in Hugging Face's layout.
+
+  An ELMo goes out as AllenNLP reads it, which has no place for its softmax.
 
   Returns:
     What was written, for the summary.
@@ -44,12 +47,17 @@ def export_run(source: Path, target: Path) -> dict[str, Any]:
   loaded, config = load_model(source, "float32"), read_config(source)
   family, labels = config.model.name, tuple(config.objective.labels) if "labels" in config.objective else ()
   model, special = loaded.model, dataclasses.asdict(loaded.tokenizer.special)
-  save = lambda folder: loaded.tokenizer.save(folder, model.config.max_positions)
+  longest = None if isinstance(model, Elmo) else model.config.max_positions
+  save = lambda folder: loaded.tokenizer.save(folder, longest)
   params = jax.tree.map(np.asarray, jax.device_get(loaded.params))
   if isinstance(model, Luke):
     out = marked(model, params, loaded.tokenizer, loaded.entities, str(source))
     model, params, save = out.model, out.params, out.save
+  if isinstance(model, Elmo):
+    del params["heads"]
   weights.save(target, family, model, params, special, save, labels)
+  if isinstance(model, Elmo):
+    logging.info("export %s: left out: the softmax, which %s has no place for", target, allennlp.WEIGHTS)
   return {"family": family, "source": loaded.source, "target": str(target), "parameters": _count(params)}
 
 
@@ -59,7 +67,8 @@ def import_weights(
   """Makes a workdir at step 0 of published weights: `init_from`, `predict.py` and `export` take it like any run.
 
   Args:
-    source: a folder in Hugging Face's layout; with `tensorflow` a folder with one checkpoint, or its prefix.
+    source: a folder in Hugging Face's layout, or AllenNLP's of an ELMo, whose softmax starts from the seed; with
+      `tensorflow` a folder with one checkpoint, or its prefix.
     fresh_heads: heads and pooler that the weights lack start from the seed; else they are an error.
     pytorch_bin: read pytorch_model.bin where there is no safetensors file.
     tensorflow: read a checkpoint of the original BERT, ALBERT or ELECTRA code.
@@ -80,9 +89,12 @@ def import_weights(
     raise InputError(f"weights {source}: are one network of an ELECTRA, want both, in discriminator/ and generator/")
   if isinstance(model, LukeConfig):
     found = _pretraining(found, entities is not None, source)
-  validate(tokenizer, model.vocab_size)
-  size = "mluke_base" if family == "luke" and tokenizer.kind == "xlmr" else "base"
-  config = load(f"configs/{family}.py:{size}", _overrides(family, model))
+  check_vocabulary(tokenizer, found.model)
+  if isinstance(found.model, Elmo):
+    config = _elmo_config(model, tokenizer, source)
+  else:
+    size = "mluke_base" if family == "luke" and tokenizer.kind == "xlmr" else "base"
+    config = load(f"configs/{family}.py:{size}", _overrides(family, model))
   own = {path: np.asarray(leaf) for path, leaf in named_leaves(found.params).items()}
   state = _state(config, own, source, fresh_heads)
   with Checkpoints(target / CHECKPOINTS, keep=1) as checkpoints:
@@ -114,19 +126,35 @@ def _pretraining(found: weights.Published, has_titles: bool, source: Path) -> we
   return dataclasses.replace(found, params=params, notes=(*found.notes, note))
 
 
+def _elmo_config(model: ElmoConfig, tokenizer: Tokenizer, source: Path) -> ConfigDict:
+  """The recipe that a released ELMo goes on with; its softmax is to predict all words of the vocabulary."""
+  if not has_vocabulary(source):
+    raise InputError(
+      f"weights {source}: have no vocab.txt beside them, want the words that the softmax predicts, a word a line: <S>, "
+      "</S>, <UNK>, then by descending count; put it there"
+    )
+  recipe = f"configs/elmo.py:{ELMO_SIZE}"
+  own = {"model.vocab_size": tokenizer.vocab_size, "data.words": tokenizer.split}
+  if tokenizer.vocab_size <= load(recipe).objective.negatives:  # too few words to sample from
+    own["objective.softmax"] = "full"
+  return load(recipe, model_keys("elmo", model) | own)
+
+
 def _state(config: Any, own: dict[str, np.ndarray], source: Path, fresh_heads: bool) -> State:
   """A fresh state of the config with the leaves of `own`."""
   setup = Setup.of(config, jax.devices()[:1])
-  stage = dataclasses.replace(setup.stages[0], batch_size=config.micro_batches)
+  stage, elmo = setup.stages[0], config.model.name == "elmo"
+  if not elmo:  # whose state has a row for each of a batch's
+    stage = dataclasses.replace(stage, batch_size=config.micro_batches)
   state = Program(setup, stage, synthetic_batch(config, stage, 0)).fresh_state()
   has = lambda part, paths: any(path.startswith(part) for path in paths)
   absent = [part for part in PARTS if has(part, named_leaves(state.params)) and not has(part, own)]
-  if absent and not fresh_heads:
+  if absent and not (fresh_heads or elmo):
     raise InputError(f"weights {source}: have no {', '.join(absent)}; --fresh_heads starts them from the seed")
   return dataclasses.replace(state, params=adopt(own, state.params, tuple(("", part) for part in absent)))
 
 
-def _overrides(family: str, c: EncoderConfig) -> dict[str, Any]:
+def _overrides(family: str, c: Any) -> dict[str, Any]:
   """Keys of the family's recipe that say what the weights are."""
   overrides = model_keys(family, c)
   if family not in ("electra", "luke"):

@@ -55,47 +55,65 @@ class Feed(Protocol):
     """Puts the tokenizer into WORKDIR/tokenizer, so that the model stands without its corpus."""
 
 
-class CorpusFeed:
-  """Masked batches of a corpus that is prepared in `data.dir` (empty: WORKDIR/data) when it is not there yet.
+class TextFeed:
+  """What the feeds of a prepared corpus share: it is prepared in `data.dir` (empty: WORKDIR/data) where it is missing.
+
+  card: its data card. stores: its splits by name; "validation" is missing where nothing is held out.
+  """
+
+  def __init__(self, config: Any, workdir: Path, tokenizer: Tokenizer | Training, entities: Entities | None = None):
+    self._config, data = config, config.data
+    self.directory = Path(data.dir) if data.dir else workdir / "data"
+    self.card = prepare(
+      data.source, tokenizer, self.directory, language=data.language, seed=config.seed, holdout=data.holdout,
+      workers=data.workers, entities=entities, report=_Report(self.directory),
+    )  # fmt: skip
+    self.tokenizer, self.fingerprint = tokenizers.load(self.directory / "tokenizer"), self.card["fingerprint"]
+    self.stores = {split: open_store(self.directory, split) for split in self.card["splits"]}
+
+  def score(self, outputs: list[Any]) -> dict[str, float]:
+    return {}
+
+  def save_tokenizer(self, workdir: Path) -> None:
+    if jax.process_index() == 0:
+      self.tokenizer.save(workdir / "tokenizer")
+
+  def read_ahead(self, pipeline: Any, stage: Stage, cursor: int) -> Iterator[tuple[int, Any]]:
+    """This process's rows of a pipeline's batches from `cursor` on."""
+    data = self._config.data
+    return prefetch(pipeline, cursor, workers=0, threads=data.workers or 1, buffer=data.prefetch, rows=own_rows(stage))
+
+
+class CorpusFeed(TextFeed):
+  """Masked batches of a prepared corpus.
 
   frequencies: int [V], how often words occur in its training split.
   """
 
   def __init__(self, config: Any, workdir: Path):
-    self._config, data = config, config.data
-    directory = Path(data.dir) if data.dir else workdir / "data"
-    self.card = prepare(
-      data.source, _tokenizer(config), directory, language=data.language, seed=config.seed, holdout=data.holdout,
-      workers=data.workers, entities=_entities(config), report=_Report(directory),
-    )  # fmt: skip
-    self.tokenizer = tokenizers.load(directory / "tokenizer")
+    super().__init__(config, workdir, _tokenizer(config), _entities(config))
     tokenizers.validate(self.tokenizer, config.model.vocab_size)
-    self.fingerprint = self.card["fingerprint"]
-    self._tables, self._stores = directory / "tables", {s: open_store(directory, s) for s in self.card["splits"]}
-    self.frequencies = counts = unigram_counts(self._stores["train"], config.model.vocab_size)
-    self._unigram = Unigram.of(counts) if data.random_tokens == "unigram" else None
-    self._log_frequency = _log_frequencies(counts)
+    self.frequencies = counts = unigram_counts(self.stores["train"], config.model.vocab_size)
+    self._unigram = Unigram.of(counts) if config.data.random_tokens == "unigram" else None
+    self._log_frequency = log_frequencies(counts)
     self.entities, self._entity_log_frequency = None, None
-    if "entity_vocab" in data:
-      self.entities = _load_entities(directory / "entities", config.model.entity_vocab_size)
-      mentioned = np.bincount(self._stores["train"].mentions[:, 2], minlength=config.model.entity_vocab_size)
-      self._entity_log_frequency = _log_frequencies(mentioned)
+    if "entity_vocab" in config.data:
+      self.entities = _load_entities(self.directory / "entities", config.model.entity_vocab_size)
+      mentioned = np.bincount(self.stores["train"].mentions[:, 2], minlength=config.model.entity_vocab_size)
+      self._entity_log_frequency = log_frequencies(mentioned)
 
   def example(self, stage: Stage) -> Any:
     return self._pipeline(stage).batch(0)
 
   def batches(self, stage: Stage, cursor: int) -> Iterator[tuple[int, Any]]:
-    data = self._config.data
-    return prefetch(
-      self._pipeline(stage), cursor, workers=0, threads=data.workers or 1, buffer=data.prefetch, rows=_own_rows(stage)
-    )
+    return self.read_ahead(self._pipeline(stage), stage, cursor)
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
-    if "validation" not in self._stores:
+    if "validation" not in self.stores:
       return
     table = self._table("validation", stage.length, passes=1)[0]
-    store, settings = self._stores["validation"], self._settings(stage)
-    yield from evaluation_batches(table, store, settings, self._config.seed, _own_rows(stage))
+    store, settings = self.stores["validation"], self._settings(stage)
+    yield from evaluation_batches(table, store, settings, self._config.seed, own_rows(stage))
 
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
     entities = isinstance(batch, MaskedEntities)
@@ -105,19 +123,15 @@ class CorpusFeed:
     costs = {name: -frequency[part.labels] * part.weights for name, (frequency, part) in parts.items()}
     return {name: (float(costs[name].sum()), float(part.weights.sum())) for name, (_, part) in parts.items()}
 
-  def score(self, outputs: list[Any]) -> dict[str, float]:
-    return {}
-
   def save_tokenizer(self, workdir: Path) -> None:
-    if jax.process_index() == 0:
-      self.tokenizer.save(workdir / "tokenizer")
-      if self.entities is not None:
-        self.entities.save(workdir / "tokenizer")
+    super().save_tokenizer(workdir)
+    if self.entities is not None and jax.process_index() == 0:
+      self.entities.save(workdir / "tokenizer")
 
   @functools.lru_cache(maxsize=1)  # noqa: B019  one stage at a time, for the life of the run
   def _pipeline(self, stage: Stage) -> Pipeline:
     tables = self._table("train", stage.length, self._config.data.passes)
-    return Pipeline(tables, self._stores["train"], self._settings(stage), self._config.seed)
+    return Pipeline(tables, self.stores["train"], self._settings(stage), self._config.seed)
 
   def _table(self, split: str, length: int, passes: int) -> Any:
     data, objective = self._config.data, self._config.objective
@@ -127,7 +141,7 @@ class CorpusFeed:
       singles_are_negatives=data.singles_are_negatives, separators=data.separators, long_sentences=data.long_sentences,
       **({"min_sentence": data.min_sentence, "max_entities": data.max_entities} if self.entities else {}),
     )  # fmt: skip
-    return load_or_build_tables(self._tables, self._stores[split], options, self._config.seed, passes)
+    return load_or_build_tables(self.directory / "tables", self.stores[split], options, self._config.seed, passes)
 
   def _settings(self, stage: Stage) -> Settings:
     data, model, objective = self._config.data, self._config.model, self._config.objective
@@ -150,7 +164,7 @@ class CorpusFeed:
     return Settings(stage.batch_size, special, size, masking, self._unigram, entities)
 
 
-def _log_frequencies(counts: np.ndarray) -> np.ndarray:
+def log_frequencies(counts: np.ndarray) -> np.ndarray:
   """With one added to each count: what training never shows still has a finite cost."""
   return np.log((counts + 1.0) / (counts.sum() + len(counts)))
 
@@ -200,7 +214,7 @@ def _load_entities(folder: Path, size: int) -> EntityVocabulary:
   return found
 
 
-def _own_rows(stage: Stage) -> slice:
+def own_rows(stage: Stage) -> slice:
   """This process's share of a batch: the rows that its devices hold."""
   share = stage.batch_size // jax.process_count()
   return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

@@ -1,8 +1,9 @@
 """What a recipe for fine-tuning leaves open, from what it starts from and from its task.
 
-Such a recipe says no model: its sizes, its vocabulary and its weights are those of `init_from`, a run or a folder of
-published weights. `complete` puts the sizes into the config, with the labels of the task's files and the number of
-steps, so that the saved config.json stands alone.
+Such a recipe says no sizes of what was pretrained: these, its vocabulary and its weights are those of `init_from`, a
+run or a folder of published weights. `complete` puts the sizes into the config, with the labels of the task's files and
+the number of steps, so that the saved config.json stands alone. Encoders of pieces are fine-tuned here, networks of
+words on ELMo in `trainer/word_tasks.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from data.tokenizers import Tokenizer, TokenizerError
 from models.paths import named_leaves
 from models.published import luke_files, weights
 from models.published.errors import WeightsError
+from models.published.tasks import labels_of
 from models.task_heads import TASK_HEADS
+from trainer import word_tasks
 from trainer.adaptation import adapted
 from trainer.config import flatten
 from trainer.loading import is_published, published_tokenizer, read_config
+from trainer.piece_tasks import PieceForm, piece_form
 from trainer.recipes import model_of
 from trainer.rules import ConfigError, check_value
-from trainer.task_data import LENGTH, task_data
+from trainer.task_data import Form, TaskData, task_data
 from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
+LENGTH = 512  # of the longest example where data.length is 0
+WORDS = "word_task"  # objective.name of tasks on ELMo
 # Keys that `complete` fills where they stand at their recipe's 0 or "".
 OPEN = ("data.length", "dtype", "eval_every", "save_every", "steps")
 
@@ -92,7 +98,7 @@ def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
 
 def _published_head(found: weights.Published) -> tuple[str, tuple[str, ...]] | None:
   kind = next((name for name in found.model.config.heads_on_top if name in TASK_HEADS), None)
-  return None if kind is None else (kind, luke_files.labels_of(found.config))
+  return None if kind is None else (kind, labels_of(found.config))
 
 
 def complete(config: ConfigDict) -> None:
@@ -104,35 +110,51 @@ def complete(config: ConfigDict) -> None:
   for key, value in flatten(config).items():
     if key not in OPEN or value:
       check_value(key, value)
-  if config.objective.kind or config.objective.labels:
-    key = "kind" if config.objective.kind else "labels"
-    raise ConfigError(f"config key objective.{key}: is set, want it left out: it follows from task.name and its files")
+  words = config.objective.name == WORDS
+  for key in ("labels",) if words else ("kind", "labels"):
+    if config.objective[key]:
+      raise ConfigError(
+        f"config key objective.{key}: is set, want it left out: it follows from task.name and its files"
+      )
   try:
-    _complete(config)
+    with config.unlocked():
+      _finish(config, word_tasks.complete(config) if words else _complete(config))
   except (EntityError, InputError, OSError, TaskError, TokenizerError, WeightsError) as error:
     raise ConfigError(str(error)) from error
 
 
-def _complete(config: ConfigDict) -> None:
+def _complete(config: ConfigDict) -> TaskData:
+  """Fills what follows from an encoder of pieces."""
   start, task = pretrained(config.init_from), registry.find(config.task.name)
   _check_start(config, start, task)
   tokenizer = with_markers(start.tokenizer, task)
-  with config.unlocked():
-    config.data.length = _length(config, start.model.max_positions)
-    config.dtype = config.dtype or start.dtype or "bfloat16"
-    config.model = ConfigDict(start.model.to_dict())
-    config.model.vocab_size = tokenizer.vocab_size
-    config.task.queries = config.model.query_kinds = config.task.queries or start.queries
-    entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
-    config.model.entity_vocab_size = start.model.entity_vocab_size if config.task.links else entities.size
-    data = task_data(config, tokenizer, entities)
-    config.objective.kind, config.objective.labels = task.head, data.labels
-    epoch = data.epoch_size(config.batch_size)
-    config.steps = config.steps or epoch * config.task.epochs
-    config.eval_every, config.save_every = config.eval_every or epoch, config.save_every or epoch
-    config.optimizer.warmup_steps = config.optimizer.warmup_steps or int(config.task.warmup * config.steps)
-    if config.task.links and not config.stages:  # the table of all entities stays as it was pretrained
-      config.stages = ({"steps": config.steps, "freeze": ("^entity_embeddings/entity/",)},)
+  config.data.length = _length(config, start.model.max_positions)
+  config.dtype = config.dtype or start.dtype or "bfloat16"
+  config.model = ConfigDict(start.model.to_dict())
+  config.model.vocab_size = tokenizer.vocab_size
+  config.task.queries = config.model.query_kinds = config.task.queries or start.queries
+  entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
+  config.model.entity_vocab_size = start.model.entity_vocab_size if config.task.links else entities.size
+  config.objective.kind = task.head
+  return task_data(config, piece_form(config, tokenizer, entities))
+
+
+def _finish(config: ConfigDict, data: TaskData) -> None:
+  """Fills what follows from the number of examples and their labels."""
+  config.objective.labels = data.labels
+  epoch = data.epoch_size(config.batch_size)
+  config.steps = config.steps or epoch * config.task.epochs
+  config.eval_every, config.save_every = config.eval_every or epoch, config.save_every or epoch
+  config.optimizer.warmup_steps = config.optimizer.warmup_steps or int(config.task.warmup * config.steps)
+  if (frozen := _frozen(config)) and not config.stages:
+    config.stages = ({"steps": config.steps, "freeze": frozen},)
+
+
+def _frozen(config: ConfigDict) -> tuple[str, ...]:
+  """Patterns of the parameters that stay as they are."""
+  if config.objective.name == WORDS:
+    return word_tasks.frozen(config)
+  return ("^entity_embeddings/entity/",) if config.task.links else ()  # the table of all entities
 
 
 def _check_start(config: ConfigDict, start: Pretrained, task: registry.Task) -> None:
@@ -162,18 +184,33 @@ def with_markers(tokenizer: Tokenizer, task: registry.Task) -> Tokenizer:
   return tokenizer.with_added(missing) if missing else tokenizer
 
 
-def task_tokenizer(config: ConfigDict, workdir: Path) -> tuple[Tokenizer, EntityVocabulary]:
-  """The tokenizer of a run, and the entities of its table: its own once it has begun, else those it starts with."""
+def task_form(config: ConfigDict, workdir: Path) -> Form:
+  """How a run makes batches of its task; with what its workdir holds once it has begun, else what it starts with."""
+  if config.objective.name == WORDS:
+    return word_tasks.word_form(config, workdir)
+  return _piece_form(config, workdir)
+
+
+def _piece_form(config: ConfigDict, workdir: Path) -> PieceForm:
   if (workdir / TOKENIZER).is_dir():
-    return load_tokenizer(workdir), entity_vocabulary.load(workdir / TOKENIZER)
+    return piece_form(config, load_tokenizer(workdir), entity_vocabulary.load(workdir / TOKENIZER))
   start = pretrained(config.init_from)
   entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
-  return with_markers(start.tokenizer, registry.find(config.task.name)), entities
+  return piece_form(config, with_markers(start.tokenizer, registry.find(config.task.name)), entities)
+
+
+def source_of(config: ConfigDict) -> str:
+  """The folder whose parameters a run starts from; "" where all start from the seed."""
+  if config.objective.name == WORDS:
+    return word_tasks.source_of(config)
+  return "" if "task" in config and config.task.fresh else config.init_from
 
 
 def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dict[str, Any]:
-  """Leaves that a run starts from, of those `found` in its `init_from`. fresh: parameters from the seed."""
+  """Leaves that a run starts from, of those `found` in its source. fresh: parameters from the seed."""
   leaves = named_leaves(fresh)
+  if config.objective.name == WORDS:
+    return word_tasks.initial_leaves(config, found, leaves)
   if config.task.fresh:
     logging.info("fine-tuning: sizes and vocabulary of %s, every parameter from the seed", config.init_from)
     return leaves

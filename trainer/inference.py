@@ -11,7 +11,13 @@ and a LUKE on mentions, spans of characters in each text:
     decided = relate(tuned, ["Taro lives in Tokyo."], [[(0, 4), (14, 19)]])  # decided[0].labels[0].label
     decided = types(tuned, ["Taro lives in Tokyo."], [[(0, 4)]])  # decided[0][0].labels
 
-`pair` and `detect` are the other answers; `trainer/running.py` says how texts become batches.
+and an ELMo on words, whose layers are those of the language models in both directions:
+
+    found = encode(load_model("runs/elmo"), ["The cat sat."], layers="all")  # found.words[0]: The, cat, sat, .
+    layers = found.layers  # [1, T + 1, 4, 2P]: the word's vector twice, then each layer, forward half first
+
+`pair` and `detect` are the other answers, `trainer/neighbors.py` compares words in context; `trainer/running.py` and
+`trainer/word_inference.py` say how texts become batches.
 """
 
 from __future__ import annotations
@@ -28,24 +34,48 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.entity_text import EntityText
-from trainer import loading
-from trainer.answers import Blank, Candidate, detect, fill, pair
-from trainer.entity_answers import Decision, Filled, Titles, fill_entities, relate, types
+from models.elmo import Elmo
+from trainer import answers, entity_answers, loading, word_inference
+from trainer.answers import Blank, Candidate
+from trainer.entity_answers import Decision, Filled, Titles
 from trainer.loading import Loaded
 from trainer.mention_lines import Span
 from trainer.mentions import Remark, cut_to, entities_of, entity_batch, remarks, tuned, with_mentions
 from trainer.running import Report, longest_of, run
-from trainer.texts import Chunk, InputError
+from trainer.texts import Chunk, InputError, refuse_beyond_memory
+from trainer.word_inference import WordEncodings
 
 __all__ = (
-  "POOLS", "Blank", "Candidate", "Decision", "Encodings", "Filled", "Loaded", "detect", "encode", "fill",
-  "fill_entities", "load_model", "pair", "relate", "types",
+  "POOLS", "Blank", "Candidate", "Decision", "Encodings", "Filled", "Loaded", "WordEncodings", "detect", "encode",
+  "fill", "fill_entities", "load_model", "pair", "relate", "types",
 )  # fmt: skip
 
 
 def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
   """`trainer.loading.load_model`, which see, with the names of the classes of a task's head."""
   return tuned(loading.load_model(path, dtype), Path(path))
+
+
+def _of_pieces(answer: Callable) -> Callable:
+  """`answer`, which an ELMo has none of."""
+
+  @functools.wraps(answer)
+  def checked(loaded: Loaded, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(loaded.model, Elmo):
+      raise InputError(
+        f"model {loaded.source}: is an ELMo, which has no {answer.__name__}, want one of {WORD_VERBS}; choose another "
+        "model for the others"
+      )
+    return answer(loaded, *args, **kwargs)
+
+  return checked
+
+
+WORD_VERBS = "encode, neighbors and tokenize"  # what an ELMo answers
+fill, pair, detect = map(_of_pieces, (answers.fill, answers.pair, answers.detect))
+fill_entities, relate, types = map(
+  _of_pieces, (entity_answers.fill_entities, entity_answers.relate, entity_answers.types)
+)
 
 
 def _mean(model: Any, params: dict, hidden: jax.Array, real: jax.Array) -> jax.Array:
@@ -106,8 +136,13 @@ def encode(
   report: Report | None = None,
   spans: Sequence[Sequence[Span]] | None = None,
   titles: Titles | None = None,
-) -> Encodings:
+  split: str | None = None,
+  stateful: bool = False,
+) -> Encodings | WordEncodings:
   """Hidden states of texts; an empty text is [CLS] [SEP].
+
+  Of an ELMo they are those of whole words, without boundaries, and nothing is cut: see `word_inference.encode`, which
+  says what `split` and `stateful` are; other models have neither.
 
   Args:
     pool: none, cls, mean or pooler (see POOLS).
@@ -119,6 +154,16 @@ def encode(
   Raises:
     InputError: a choice that the model does not have, spans that do not fit, or results larger than the memory here.
   """
+  if isinstance(loaded.model, Elmo):
+    if spans is not None or titles is not None:
+      raise InputError(f"model {loaded.source}: got spans, want a LUKE for them; leave the spans out")
+    numbers = layer_numbers(layers, loaded.model.config.layers)
+    return word_inference.encode(
+      loaded, texts, pool, numbers, layers != "none", batch_size, max_length, report, split, stateful
+    )
+  if split is not None or stateful:
+    name = "split" if split is not None else "stateful"
+    raise InputError(f"{name}: is of an ELMo, and {loaded.source} is none; leave it out")
   if pool not in POOLS or (pool == "pooler" and not loaded.model.config.pooler):
     known = [name for name in POOLS if name != "pooler" or loaded.model.config.pooler]
     raise InputError(f"pool: got {pool!r}, want one of {', '.join(known)} for {loaded.source}")
@@ -205,12 +250,7 @@ def layer_numbers(layers: str | Sequence[int], last: int) -> tuple[int, ...]:
 
 
 def _allocate(**shapes: tuple[int, ...] | None) -> dict[str, np.ndarray | None]:
-  size = sum(4 * int(np.prod(shape)) for shape in shapes.values() if shape)
-  if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-    raise InputError(
-      f"the states of all texts: {size / 1e9:.1f} GB, want no more than the memory here; "
-      "choose layers=none, a smaller max_length, or a part of the texts"
-    )
+  refuse_beyond_memory(shapes.values())
   return {name: np.zeros(shape, np.float32) if shape else None for name, shape in shapes.items()}
 
 

@@ -15,8 +15,9 @@ import models
 from data import entity_vocabulary
 from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tokenizers import Tokenizer, validate
+from models.elmo import Elmo
 from models.luke import LukeConfig
-from models.published import weights
+from models.published import allennlp, weights
 from models.published.errors import WeightsError
 from models.published.luke_files import is_archive
 from models.published.parts import shapes_of
@@ -27,12 +28,15 @@ from trainer.restore import Reader
 from trainer.rules import check_value
 from trainer.texts import CONFIG, TOKENIZER, InputError, load_tokenizer
 
+WINDOW = 128  # words
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
   """A model that is ready to run.
 
-  max_length: tokens of the longest texts that it was trained on; later positions, if it has any, never learned.
+  max_length: tokens of the longest texts that it was trained on; later positions, if it has any, never learned. Of an
+    ELMo, which reads texts of any length, words that run at once.
   source: where it came from, for messages.
   entities: titles of a LUKE's entities, where the folder has them.
   """
@@ -50,7 +54,7 @@ def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded
 
   Args:
     path: the workdir of a run: `config.json`, `tokenizer/` and `checkpoints/`, of which the newest good one is taken;
-      or a folder of published weights in Hugging Face's layout.
+      or a folder of published weights in Hugging Face's layout, or AllenNLP's of an ELMo.
     dtype: of matrix products, float32 or bfloat16; by default float32 on CPUs and the run's own elsewhere.
   Raises:
     InputError, ConfigError, TokenizerError: the folder or a part of it is missing or damaged, or they do not fit.
@@ -68,9 +72,10 @@ def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded
 def is_published(folder: Path) -> bool:
   """Whether the folder is of Hugging Face's layout; a damaged config.json is left to the reader of workdirs.
 
-  Both networks of an ELECTRA stand in folders of their own in it. Unpacked archives of LUKE's original code count too.
+  Both networks of an ELECTRA stand in folders of their own in it. Unpacked archives of LUKE's original code count too,
+  and options and weights of an ELMo.
   """
-  if weights.is_pair(folder) or is_archive(folder):
+  if weights.is_pair(folder) or is_archive(folder) or allennlp.is_folder(folder):
     return True
   try:
     values = json.loads((folder / CONFIG).read_bytes())
@@ -89,20 +94,43 @@ def read_config(folder: Path) -> Any:
 def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a workdir. Its recipe need not exist any more."""
   config = read_config(folder)
+  if "name" in config.model and config.model.name == "elmo_task":
+    raise InputError(
+      f"model {folder}: is a network of {config.recipe} around an ELMo, which training alone runs and scores; want the "
+      "ELMo itself"
+    )
   try:
     config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
     for key, value in flatten(config).items():
       check_value(key, value)
     model = models.build(config)
-    trained, positions = max(stage.length for stage in stages(config)), config.model.max_positions
+    longest = _longest(config)
     tokenizer, select_by = load_tokenizer(folder), config.select_by
-    validate(tokenizer, config.model.vocab_size)
+    check_vocabulary(tokenizer, model)
   except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
   params, step = newest_params(folder, model, _best_step(folder, select_by))
   source, entities = f"{folder} step {step}", entities_of(folder, model)
-  return Loaded(model, params, tokenizer, min(trained, positions), source, entities)
+  return Loaded(model, params, tokenizer, longest, source, entities)
+
+
+def _longest(config: Any) -> int:
+  if config.model.name == "elmo":
+    return WINDOW
+  return min(max(stage.length for stage in stages(config)), config.model.max_positions)
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: Any) -> None:
+  """Holds a tokenizer against a model; an ELMo has no rows for most words. Raises TokenizerError, or InputError."""
+  size = model.config.vocab_size
+  if not isinstance(model, Elmo):
+    validate(tokenizer, size)
+  elif tokenizer.kind != "words" or tokenizer.vocab_size < size:
+    raise InputError(
+      f"tokenizer {tokenizer.source}: got {tokenizer.vocab_size} pieces of a {tokenizer.kind} tokenizer, want {size} "
+      "or more of one of whole words, as the model has; use the tokenizer that belongs to it"
+    )
 
 
 def _best_step(folder: Path, name: str) -> int | None:
@@ -117,7 +145,8 @@ def newest_params(folder: Path, model: Any, step: int | None = None) -> tuple[di
   step: take that one where it is good.
   """
   try:
-    found = Reader(folder / "checkpoints").restore_params(shapes_of(model), step)
+    shapes = allennlp.shapes_of(model) if isinstance(model, Elmo) else shapes_of(model)
+    found = Reader(folder / "checkpoints").restore_params(shapes, step)
   except CheckpointError as error:
     raise InputError(f"model {folder}: {error}") from error
   if found is None:
@@ -160,7 +189,7 @@ def entities_of(folder: Path, model: Any) -> EntityVocabulary | None:
 
 
 def load_published(folder: Path, dtype: str | None) -> Loaded:
-  """`load_model` of a folder in Hugging Face's layout: config.json, weights, and the tokenizer's files."""
+  """`load_model` of published weights and the tokenizer's files beside them."""
   dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   try:
     found = weights.load(folder, models.DTYPES[dtype])
@@ -169,7 +198,8 @@ def load_published(folder: Path, dtype: str | None) -> Loaded:
   for note in found.notes:
     logging.info("model %s: %s", folder, note)
   tokenizer = published_tokenizer(folder)
-  validate(tokenizer, found.model.config.vocab_size)
+  check_vocabulary(tokenizer, found.model)
   params = jax.tree.map(jax.numpy.asarray, found.params)
   entities = entities_of(folder, found.model)
-  return Loaded(found.model, params, tokenizer, found.model.config.max_positions, str(folder), entities)
+  longest = WINDOW if isinstance(found.model, Elmo) else found.model.config.max_positions
+  return Loaded(found.model, params, tokenizer, longest, str(folder), entities)

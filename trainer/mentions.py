@@ -14,8 +14,8 @@ from data.entity_text import EntityText, Limits, encode_all
 from data.entity_vocabulary import EntityVocabulary
 from models.luke import LukeConfig
 from models.published import files
-from models.published.luke_files import is_archive, labels_of
-from models.published.luke_tables import task_of
+from models.published.luke_files import is_archive
+from models.published.tasks import labels_of, task_of
 from trainer.loading import Loaded, is_published, read_config
 from trainer.mention_lines import Span, check
 from trainer.running import longest_of, refuse_long

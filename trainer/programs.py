@@ -14,12 +14,16 @@ from jax.sharding import PartitionSpec as P
 
 import objectives
 from data.batch import is_row_field
+from models import flops
+from models.paths import named_leaves
 from models.sharding import count_parameters, make_mesh, row_sharding
 from objectives.base import Draws, Objective
 from objectives.optimizers import Optimizer
 from objectives.state import State, abstract, enter_stage, init_state, state_shardings
 from objectives.step import StepSettings, make_step
 from trainer.config import Stage, stages
+
+CHARACTERS = "char/embedding"  # ELMo's table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,14 @@ class Setup:
     config = copy.deepcopy(self.config)
     config.mesh.data = self.mesh.shape["data"]
     return config
+
+  def step_flops(self, batch: Any) -> float | None:
+    """Matmul FLOPs of an update on a whole host batch, or None for a model without a formula."""
+    model, objective = self.objective.model, self.config.objective
+    if type(model) not in flops.FORWARD:
+      return None
+    sampled = objective.name == "language" and objective.softmax == "sampled"
+    return flops.step_flops(model, batch, objective.negatives + 1 if sampled else None)
 
   def informed(self, frequencies: np.ndarray) -> Setup:
     """This, with an objective that knows how often words occur in the training corpus (int [V])."""
@@ -154,5 +166,11 @@ class Program:
 
 
 def parameter_counts(setup: Setup, params: Any) -> dict[str, int]:
-  """{path: parameters} with vocabularies at their real size."""
-  return count_parameters(params, setup.objective.axes(), setup.objective.table_sizes())
+  """{path: parameters} with vocabularies at their real size.
+
+  Row 0 of a table of characters, which stands for none and is always zeros, is not one of them.
+  """
+  counts = count_parameters(params, setup.objective.axes(), setup.objective.table_sizes())
+  if CHARACTERS in counts:
+    counts[CHARACTERS] -= named_leaves(params)[CHARACTERS].shape[1]
+  return counts

@@ -7,10 +7,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from models.encoder import EncoderConfig
 from models.published.weights import Published
 from models.spanbert import SpanBertConfig
 from trainer.config import load
+
+ENCODER_KEYS = (
+  "vocab_size", "layers", "hidden", "heads", "ffn", "max_positions", "types", "dropout", "attention_dropout",
+  "activation", "norm_eps",
+)  # fmt: skip
+ELMO_KEYS = (
+  "vocab_size", "input", "characters", "char_embedding", "filters", "activation", "highway", "layers", "cell",
+  "projection", "cell_clip", "projection_clip", "skip", "dropout",
+)  # fmt: skip
+ELMO_SIZE = "original"  # whose recipe a released ELMo goes on with
 
 
 def family_of(found: Published) -> str:
@@ -21,17 +30,16 @@ def family_of(found: Published) -> str:
 def model_of(found: Published) -> ConfigDict:
   """The `model` group of a recipe for weights that were published."""
   family, config = family_of(found), found.model.config
+  if family == "elmo":
+    return load(f"configs/elmo.py:{ELMO_SIZE}", model_keys(family, config)).model
   rows = {"data.length": min(512, config.max_positions), "data.max_predictions": 1, "stages": ()}
   return load(f"configs/{family}.py:base", model_keys(family, config) | rows).model
 
 
-def model_keys(family: str, c: EncoderConfig) -> dict[str, Any]:
-  """{dotted key: value} of a recipe's `model` group."""
-  keys = {
-    name: getattr(c, name)
-    for name in ("vocab_size", "layers", "hidden", "heads", "ffn", "max_positions", "types", "dropout",
-                 "attention_dropout", "activation", "norm_eps")
-  }  # fmt: skip
+def model_keys(family: str, c: Any) -> dict[str, Any]:
+  """{dotted key: value} of a recipe's `model` group; without the number of words of an ELMo that has no softmax."""
+  names = ELMO_KEYS if family == "elmo" else ENCODER_KEYS
+  keys = {name: getattr(c, name) for name in names if name != "vocab_size" or c.vocab_size}
   keys |= _OWN[family](c) if family in _OWN else {}
   return {f"model.{key}": value for key, value in keys.items()}
 

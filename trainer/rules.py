@@ -1,4 +1,4 @@
-"""What the value of a config key may be, and which values contradict each other. Types come from the recipe."""
+"""What the value of a config key may be. Types come from the recipe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
-
-from ml_collections import ConfigDict
 
 
 class ConfigError(ValueError):
@@ -88,6 +86,11 @@ def _is_filters(value: tuple) -> bool:
   return value != () and all(
     isinstance(p, tuple) and len(p) == 2 and all(type(n) is int and n > 0 for n in p) for p in value
   )
+
+
+
+def _is_mixture(value: str) -> bool:
+  return value in ("learned", "equal", "top", "first") or value.isdecimal()
 
 
 _COUNT = _number(1, "a whole number of at least 1")
@@ -184,141 +187,24 @@ TASK_RULES: tuple[tuple[str, Rule], ...] = (
   (r"task\.offsets", _one_of("exact", "nearest")),
 )
 
+# The same of keys that only recipes of tasks on ELMo have.
+WORD_TASK_RULES: tuple[tuple[str, Rule], ...] = (
+  (r"task\.bilm", _one_of("frozen", "tuned")),
+  (r"task\.word_vectors", _one_of("none", "tuned", "frozen")),
+  (r"model\.place", _one_of("none", "input", "output", "both")),
+  (r"model\.mixture", Rule("learned, equal, top, first or the number of a layer", _is_mixture)),
+  (r"model\.encoder", _one_of("lstm", "none")),
+  (r"model\.bilm\.vocab_size", _WHOLE),  # published files have no softmax
+)
+
 
 def check_value(key: str, value: Any) -> None:
-  """Holds one value of the right type against its rule; raises ConfigError."""
-  rule = next((rule for pattern, rule in (*RULES, *TASK_RULES) if re.fullmatch(pattern, key)), None)
+  """Holds one value of the right type against its rule; raises ConfigError. A part of a model has the model's rules."""
+  rules = (*WORD_TASK_RULES, *RULES, *TASK_RULES)
+  known = [rule for name in (key, key.replace("model.bilm.", "model.")) for p, rule in rules if re.fullmatch(p, name)]
+  rule = known[0] if known else None
   if rule is None and isinstance(value, int | float):
     rule = _WHOLE if isinstance(value, int) else _NOT_NEGATIVE
   if rule is not None and not rule.holds(value):
     hint = f"; did you mean {nearest(value, rule.choices)}?" if rule.choices else ""
     raise ConfigError(f"config key {key}: got {value!r}, want {rule.want}{hint}")
-
-
-def contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
-  """One line for each pair of keys that cannot both stand. Keys that a recipe does not have contradict nothing."""
-  yield from _model_contradictions(config)
-  yield from _electra_contradictions(config)
-  yield from _data_contradictions(config)
-  yield from _stream_contradictions(config, stages)
-  for number, stage in enumerate(stages):
-    where = f"stages.{number}." if config.stages else ""
-    yield from _stage_contradictions(config, stage, where)
-  total = sum(stage.steps for stage in stages)
-  if total != config.steps:
-    yield (
-      f"steps is {config.steps}, but stages add up to {total}; set --config.steps={total}, "
-      "--config.stages.0.steps=N or --config.stages='()'"
-    )
-  if config.optimizer.warmup_steps > config.steps:
-    yield (
-      f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, want at most steps = {config.steps}; "
-      "set --config.optimizer.warmup_steps=N"
-    )
-
-
-def _model_contradictions(config: ConfigDict) -> Iterator[str]:
-  model = config.model
-  if "activation" in model and model.activation not in (known := ACTIVATIONS[model.name == "elmo"]):
-    yield f"model.activation is {model.activation}, want {' or '.join(known)} of model.name {model.name}"
-  for prefix in ("", "generator_"):
-    heads, hidden = f"{prefix}heads", f"{prefix}hidden"
-    if heads in model and model[hidden] % model[heads]:
-      yield f"model.{hidden} is {model[hidden]}, want a multiple of model.{heads} = {model[heads]}"
-  if "groups" in model and model.groups > model.layers:
-    yield f"model.groups is {model.groups}, want at most model.layers = {model.layers}"
-
-
-def _electra_contradictions(config: ConfigDict) -> Iterator[str]:
-  model, objective = config.model, config.objective
-  if "tie" not in model:
-    return
-  kind = objective.generator
-  towers, learns = kind == "electric", kind in ("mlm", "electric")
-  sizes = [name for name in ("layers", "hidden", "heads", "ffn") if model[f"generator_{name}"] != model[name]]
-  if learns and model.tie == "all" and sizes:
-    name = sizes[0]
-    yield (
-      f"model.generator_{name} is {model[f'generator_{name}']}, want model.{name} = {model[name]} with model.tie=all: "
-      "one network has one size"
-    )
-  problems = (
-    (towers and model.tie == "all", "model.tie is all, want embeddings or none"),
-    (towers and objective.target != "all_tokens", f"objective.target is {objective.target}, want all_tokens"),
-    (objective.adversarial and kind != "mlm", "objective.adversarial is True, want False"),
-    (objective.sample == "argmax" and not learns, "objective.sample is argmax, want softmax"),
-  )
-  for wrong, text in problems:
-    if wrong:
-      yield f"{text} with objective.generator={kind}"
-  if objective.adversarial and objective.target not in ("all_tokens", "masked"):
-    yield f"objective.target is {objective.target}, want all_tokens or masked with objective.adversarial=True"
-
-
-def _data_contradictions(config: ConfigDict) -> Iterator[str]:
-  data = config.data
-  if "tokenizer_type" in data and data.tokenizer_type in ("bytebpe", "words") and data.lowercase:
-    yield f"data.lowercase is True, but data.tokenizer_type is {data.tokenizer_type}; set --config.data.lowercase=False"
-  if config.objective.name == "entities" and data.format != "entity_sentences":
-    yield f"data.format is {data.format}, want entity_sentences: others have no entities to predict"
-  if "entity_mask_rate" not in data and "format" in data and data.format == "entity_sentences":
-    yield f"data.format is entity_sentences, but objective.name {config.objective.name} predicts no entities"
-  if "mask_share" in data and data.mask_share + data.random_share > 1 + 1e-9:
-    yield f"data.mask_share + data.random_share is {data.mask_share + data.random_share:g}, want at most 1"
-  if "sbo" in config.objective and config.objective.sbo > 0 and data.masking in ("token", "whole_word", "ngram"):
-    yield (
-      f"objective.sbo is {config.objective.sbo:g}, but data.masking {data.masking} has no spans; "
-      "set --config.objective.sbo=0 or --config.data.masking=span"
-    )
-  if "pair" in config.objective and config.objective.pair != "none":
-    if not data.format.endswith("_pairs"):
-      yield (
-        f"objective.pair is {config.objective.pair}, but data.format {data.format} has no pairs; "
-        "set --config.objective.pair=none"
-      )
-    if config.objective.pair == "sop" and data.format != "segment_pairs":
-      yield f"objective.pair is sop, but data.format is {data.format}; set --config.data.format=segment_pairs"
-    if config.model.types < 2:
-      yield f"model.types is {config.model.types}, want at least 2 with objective.pair = {config.objective.pair}"
-
-
-def _stream_contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
-  data, model, objective = config.data, config.model, config.objective
-  if objective.name != "language":
-    return
-  if data.tokenizer_type != "words" or data.words not in ("marks", "space"):
-    yield (
-      f"data.tokenizer_type is {data.tokenizer_type} and data.words {data.words}, want words, and marks or space: "
-      "streams are of whole words"
-    )
-  if objective.softmax == "sampled" and objective.negatives >= model.vocab_size:
-    yield (
-      f"objective.negatives is {objective.negatives}, want below model.vocab_size = {model.vocab_size}; "
-      "or set --config.objective.softmax=full"
-    )
-  if model.input == "characters" and max(width for width, _ in model.filters) > model.characters:
-    yield f"model.filters is {model.filters}, want widths of at most model.characters = {model.characters}"
-  if len({stage.batch_size for stage in stages}) > 1:
-    yield "stages: want one batch_size: a row goes on from batch to batch"
-  for rows in {stage.batch_size for stage in stages}:
-    if rows % (data.groups * config.micro_batches):
-      yield (
-        f"batch_size is {rows}, want a multiple of data.groups x micro_batches = {data.groups} x {config.micro_batches}"
-      )
-
-
-def _stage_contradictions(config: ConfigDict, stage: Any, where: str) -> Iterator[str]:
-  parts = config.micro_batches
-  rows = 0 if "task" in config else stage.batch_size  # batches of tasks are filled up with rows of padding
-  if stage.lr and stage.warmup_steps > stage.steps:
-    yield f"{where}warmup_steps is {stage.warmup_steps}, want at most {where}steps = {stage.steps}"
-  length = f"{where}length" if where else "data.length"
-  if rows % parts:
-    yield f"{where}batch_size is {rows}, want a multiple of micro_batches = {parts}"
-  elif config.mesh.data > 1 and rows // parts % config.mesh.data:
-    yield f"{where}batch_size is {rows}, want a multiple of micro_batches x mesh.data = {parts} x {config.mesh.data}"
-  if "max_positions" in config.model and stage.length > config.model.max_positions:
-    yield f"{length} is {stage.length}, want at most model.max_positions = {config.model.max_positions}"
-  if stage.max_predictions > stage.length:
-    key = f"{where}max_predictions" if where else "data.max_predictions"
-    yield f"{key} is {stage.max_predictions}, want at most {length} = {stage.length}"

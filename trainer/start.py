@@ -15,7 +15,7 @@ from models.paths import merge, named_leaves
 from models.published import weights
 from trainer.checkpoints import Checkpoints
 from trainer.config import FREE_ON_RESUME, difference, from_json, stage_at, to_json
-from trainer.finetuning import initial_leaves
+from trainer.finetuning import initial_leaves, source_of
 from trainer.loading import is_published, newest_params, read_config
 from trainer.programs import Program, Setup
 from trainer.restore import Reader
@@ -23,6 +23,7 @@ from trainer.rules import ConfigError
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+SOFTMAX = "heads/softmax/"  # of language models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +73,10 @@ def start(setup: Setup, program_at: Callable[[int], Program], checkpoints: Check
   state = program.fresh_state()
   if setup.stages[0].copy:
     state = program.enter(state)
-  if config.init_from and not ("task" in config and config.task.fresh):
-    state = dataclasses.replace(state, params=initial_params(setup.config, state.params))
-    return Start(state, f"parameters from {config.init_from}")
-  return Start(state, f"scratch, seed {config.seed}")
+  source = source_of(config)
+  if source or "task" in config:
+    state = dataclasses.replace(state, params=initial_params(config, state.params))
+  return Start(state, f"parameters from {source}" if source else f"scratch, seed {config.seed}")
 
 
 def _resumed(state: Any, meta: dict, fingerprint: str, branch: str) -> Start:
@@ -93,10 +94,12 @@ def initial_params(config: Any, fresh: Any) -> Any:
   init_map pairs are path prefixes (there, here): another name, ('heads/', '') leaves out what is there, ('', 'heads/')
   lets what is not there start from the seed.
   """
-  source, init_map = Path(config.init_from), config.init_map
-  found = _leaves_of(source)
+  source, init_map = source_of(config), config.init_map
+  found = _leaves_of(Path(source)) if source else {}
   if "task" in config:
     found, init_map = initial_leaves(config, found, fresh), ()
+  if config.objective.name == "language" and not any(path.startswith(SOFTMAX) for path in found):
+    init_map = (*init_map, ("", SOFTMAX))  # published files have none, which their notes say
   return adopt(found, fresh, init_map)
 
 

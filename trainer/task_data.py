@@ -7,21 +7,39 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data import draws
-from data.entity_vocabulary import EntityVocabulary
-from data.tasks import links, registry
-from data.tasks.batches import Shape
-from data.tasks.rows import TaskError, TaskRow
-from data.tokenizers import Tokenizer
+from data.tasks import registry
+from data.tasks.rows import TaskError
 from trainer.rules import ConfigError
 
-LENGTH = 512  # of the longest example where data.length is 0
+Builder = Callable[[Sequence, Sequence[str]], list]  # (examples, labels) -> rows
+
+
+class Form(Protocol):
+  """How the examples of a task become rows, and rows batches.
+
+  task: with the readers and decoders of this form. digest: of all that rows follow from besides the examples; forms of
+  one digest are equal. by_column: whether what the model says of a row stands on its columns, and not on its labels.
+  """
+
+  task: registry.Task
+  digest: str
+  by_column: bool
+
+  def builder(self, examples: Sequence) -> Builder:
+    """What makes rows. examples: of the training file."""
+
+  def shape(self, rows: list, multiple: int) -> Any:
+    """What collates `rows`, into batches of a number of rows that `multiple` divides."""
+
+  def save(self, folder: Path) -> None:
+    """Writes what turns a text into what the model reads."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +47,7 @@ class Split:
   """Examples that are scored, and their rows."""
 
   examples: list
-  rows: list[TaskRow]
+  rows: list
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +59,7 @@ class TaskData:
 
   task: registry.Task
   labels: tuple[str, ...]
-  train: list[TaskRow]
+  train: list
   dev: Split
   test: Split | None
   fingerprint: str
@@ -50,11 +68,6 @@ class TaskData:
     """Batches of an epoch."""
     return max(1, len(self.train) // batch_size)
 
-  def shape(self, config: Any, pad: int, multiple: int, rows: list[TaskRow]) -> Shape:
-    """What fixes the shape of batches of `rows`: padded with `pad`, of a number of rows that `multiple` divides."""
-    pieces = max((len(columns) for row in rows for columns in row.mentions), default=1)
-    return Shape(config.data.length, config.data.pack, multiple, pad, pieces, columns=self.task.head == "answer")
-
   def score(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
     """The official figures of the logits of a split's rows."""
     return self.task.figures(split.examples, self.task.decode(split.examples, split.rows, logits, self.labels))
@@ -62,7 +75,7 @@ class TaskData:
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-  """What the data follows from, besides the tokenizer and the entities."""
+  """Which examples there are."""
 
   name: str
   folder: str
@@ -71,9 +84,6 @@ class _Settings:
   test: str
   dev_share: float
   limit: int
-  offsets: str
-  links: str
-  length: int
 
   def file(self, split: str) -> Path | None:
     """The file of a split: the one that is named, else the official one; None where the task has none."""
@@ -84,22 +94,20 @@ class _Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ByDigest:
-  """A tokenizer or an entity vocabulary as a key."""
+  """A form as a key."""
 
-  value: Any
+  form: Form
 
   def __hash__(self) -> int:
-    return hash(self.value.digest)
+    return hash(self.form.digest)
 
   def __eq__(self, other: object) -> bool:
-    return isinstance(other, _ByDigest) and other.value.digest == self.value.digest
+    return isinstance(other, _ByDigest) and other.form.digest == self.form.digest
 
 
-def task_data(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary) -> TaskData:
+def task_data(config: Any, form: Form) -> TaskData:
   """The data of a config; read once for the same settings.
 
-  Args:
-    entities: of the model's table, which `task.links` leads to.
   Raises:
     ConfigError: no folder, or keys that the task cannot use. TaskError: files that cannot be used.
   """
@@ -110,20 +118,12 @@ def task_data(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary) -> 
     raise ConfigError(
       f"config key task.dev_share: got {t.dev_share:g} with task.dev={t.dev}, want 0: there is a dev file"
     )
-  for key, plain in (("links", ""), ("offsets", "exact")):
-    if t[key] != plain and registry.find(t.name).head != "answer":
-      raise ConfigError(f"config key task.{key}: got {t[key]!r}, want {plain!r}: {t.name} has no answers in passages")
-  settings = _Settings(
-    t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit, t.offsets, t.links, config.data.length
-  )
-  return _read(settings, _ByDigest(tokenizer), _ByDigest(entities))
+  return _read(_Settings(t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit), _ByDigest(form))
 
 
 @functools.lru_cache(maxsize=4)
-def _read(settings: _Settings, tokenizer: _ByDigest, entities: _ByDigest) -> TaskData:
-  task = registry.find(settings.name)
-  if task.head == "answer":
-    task = dataclasses.replace(task, read=functools.partial(task.read, offsets=settings.offsets))
+def _read(settings: _Settings, key: _ByDigest) -> TaskData:
+  form, task = key.form, key.form.task
   examples = _load(task, settings, "train")
   if settings.dev_share:
     train, dev = _divided(task, examples, settings.dev_share)
@@ -137,36 +137,27 @@ def _read(settings: _Settings, tokenizer: _ByDigest, entities: _ByDigest) -> Tas
   for example in (*dev, *test):
     if task.gold(example) is None:
       raise TaskError(f"{example.where}: says no answer, want one to score against; use a file with labels")
-  rows = dataclasses.replace(task.rows, max_length=settings.length)
-  if settings.links:
-    path = Path(settings.folder) / settings.links
-    rows = dataclasses.replace(rows, links=links.read_links(path, {e.title for e in examples}, _id_of(entities.value)))
-  held = [Split(part, _scored(task, part, rows, tokenizer.value, labels)) if part else None for part in (dev, test)]
-  fingerprint = _fingerprint(settings, tokenizer.value, entities.value)
-  return TaskData(task, labels, rows(train, tokenizer.value, labels), *held, fingerprint)
+  rows = form.builder(examples)
+  held = [Split(part, _scored(task, part, rows, labels)) if part else None for part in (dev, test)]
+  return TaskData(task, labels, rows(train, labels), *held, _fingerprint(settings, form))
 
 
-def _scored(task: registry.Task, part: list, rows: Any, tokenizer: Tokenizer, labels: tuple[str, ...]) -> list[TaskRow]:
+def _scored(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...]) -> list:
   """Rows of held-out examples. Labels that training does not have are never predicted, and so count as not found."""
   unknown = [label for label in task.label_list(part) if label not in labels]
-  made = rows(part, tokenizer, (*labels, *unknown))
+  made = rows(part, (*labels, *unknown))
   if not unknown:
     return made
   logging.warning("task %s: labels that no training example has: %s", task.name, ", ".join(unknown))
   return [_without(row, len(labels)) for row in made]
 
 
-def _without(row: TaskRow, known: int) -> TaskRow:
+def _without(row: Any, known: int) -> Any:
   """The row with nothing said of labels from `known` on; the answers that it is scored by stand in its example."""
-  if row.several is not None:
+  if getattr(row, "several", None) is not None:
     return dataclasses.replace(row, several=row.several[:, :known])
   inside = row.labels < known
   return dataclasses.replace(row, labels=np.where(inside, row.labels, 0), weights=row.weights * inside)
-
-
-def _id_of(entities: EntityVocabulary) -> Callable[[str], int | None]:
-  """Title -> entity; of a vocabulary of several languages the English titles need no language before them."""
-  return lambda title: entities.id_of(title, "en")
 
 
 def _divided(task: registry.Task, examples: list, share: float) -> tuple[list, list]:
@@ -198,10 +189,9 @@ def _load(task: registry.Task, settings: _Settings, split: str) -> list:
   return task.read(path)
 
 
-def _fingerprint(settings: _Settings, tokenizer: Tokenizer, entities: EntityVocabulary) -> str:
+def _fingerprint(settings: _Settings, form: Form) -> str:
   """Of all that a batch follows from; not of the test file, which is only scored."""
   files = [None if settings.dev_share and split == "dev" else settings.file(split) for split in ("train", "dev")]
-  files += [Path(settings.folder) / settings.links] if settings.links else []
   digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path else "" for path in files]
-  rest = [settings.dev_share, settings.limit, settings.length, *([entities.digest] if settings.links else [])]
-  return hashlib.sha256(json.dumps([settings.name, rest, digests, tokenizer.digest]).encode()).hexdigest()
+  rest = [settings.name, settings.dev_share, settings.limit]
+  return hashlib.sha256(json.dumps([rest, digests, form.digest]).encode()).hexdigest()

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.batch import Labelled, batch_size
+from data.batch import split_rows
 from data.loader import prefetch
-from data.tasks.batches import Placed, Shape, TaskPipeline, in_order
+from data.tasks.batches import Placed, TaskPipeline, in_order
 from trainer.config import Stage
-from trainer.finetuning import task_tokenizer
+from trainer.finetuning import task_form
 from trainer.rules import ConfigError
 from trainer.task_data import Split, TaskData, task_data
 
@@ -27,8 +27,8 @@ class HeldOut:
   data: TaskData
   split: Split
   batch_size: int
-  shape: Shape
-  by_column: bool  # whether the head reads every token
+  shape: Any
+  by_column: bool  # whether outputs stand on columns
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
     for _, placed in self._batches:
@@ -59,9 +59,8 @@ class TaskFeed:
 
   def __init__(self, config: Any, workdir: Path):
     """Raises ConfigError where the task's files have other labels than the config says."""
-    self._config = config
-    self.tokenizer, self._entities = task_tokenizer(config, workdir)
-    self._data = task_data(config, self.tokenizer, self._entities)
+    self._config, self._form = config, task_form(config, workdir)
+    self._data = task_data(config, self._form)
     if self._data.labels != tuple(config.objective.labels):
       raise ConfigError(
         f"config key objective.labels: got {_some(config.objective.labels)}, want {_some(self._data.labels)} as the "
@@ -90,28 +89,27 @@ class TaskFeed:
 
   def save_tokenizer(self, workdir: Path) -> None:
     if jax.process_index() == 0:
-      self.tokenizer.save(workdir / "tokenizer")
-      self._entities.save(workdir / "tokenizer")
+      self._form.save(workdir / "tokenizer")
 
   @functools.cached_property
   def _pipeline(self) -> TaskPipeline:
     return TaskPipeline(self._data.train, self._config.batch_size, self._shape(self._data.train), self._config.seed)
 
   def _held(self, split: Split) -> HeldOut:
-    by_column = self._config.objective.kind in ("answer", "tag")
-    return HeldOut(self._data, split, self._config.batch_size, self._shape(split.rows), by_column)
+    return HeldOut(self._data, split, self._config.batch_size, self._shape(split.rows), self._form.by_column)
 
-  def _shape(self, rows: list) -> Shape:
+  def _shape(self, rows: list) -> Any:
     config = self._config
     devices = jax.device_count() // config.mesh.model if config.mesh.data == -1 else config.mesh.data
-    return self._data.shape(config, self.tokenizer.special.pad, config.micro_batches * devices, rows)
+    return self._form.shape(rows, config.micro_batches * devices)
 
 
 def _some(labels: Any) -> str:
   return f"{len(labels)} labels ({', '.join(labels[:4])}{' ...' if len(labels) > 4 else ''})"
 
 
-def _own_rows(batch: Labelled) -> Labelled:
-  """This process's share of a batch: the rows that its devices hold."""
-  share = batch_size(batch) // jax.process_count()
-  return jax.tree.map(lambda x: x[jax.process_index() * share : (jax.process_index() + 1) * share], batch)
+def _own_rows(batch: Any) -> Any:
+  """This process's share of a batch: the rows that its devices hold, and all that belongs to the whole batch."""
+  rows, rebuild = split_rows(batch)
+  share = len(rows[0]) // jax.process_count()
+  return rebuild([x[jax.process_index() * share : (jax.process_index() + 1) * share] for x in rows])

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data import tokenizers
 from data.tokenizers import Tokenizer
+from data.tokenizers.words import SPECIALS, Words
 
 CONFIG, TOKENIZER = "config.json", "tokenizer"  # in a workdir
 
@@ -30,10 +32,26 @@ class InputError(ValueError):
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   """The tokenizer of a workdir, or one that stands by itself as a folder or file.
 
+  A released ELMo reads words by their characters: vocab.txt may be missing, and marks divide text where no file of ours
+  says otherwise.
+
   Raises:
     InputError: nothing is there. TokenizerError: what is there is no tokenizer.
   """
-  return tokenizers.load(tokenizer_path(Path(path)))
+  path = tokenizer_path(Path(path))
+  if not _is_released_elmo(path) or (path / tokenizers.OWN_FILE).is_file():
+    return tokenizers.load(path)
+  return tokenizers.load(path, words="marks") if has_vocabulary(path) else Words(SPECIALS, None, "marks", str(path))
+
+
+def _is_released_elmo(path: Path) -> bool:
+  """Whether a folder has AllenNLP's two files, whatever stands before these ends of their names."""
+  return all(any(path.glob(f"*{ending}")) for ending in ("options.json", "weights.hdf5"))
+
+
+def has_vocabulary(folder: Path) -> bool:
+  """Whether a folder of a released ELMo has a list of words."""
+  return (folder / "vocab.txt").is_file()
 
 
 def tokenizer_path(path: Path) -> Path:
@@ -105,6 +123,23 @@ def chunks(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[Ch
   for first in range(0, len(order), batch_size):
     rows = order[first : first + batch_size]
     yield Chunk(rows, min(batch_size, power_of_two(len(rows))), _width(lengths[rows[0]], longest))
+
+
+def chunks_in_order(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[Chunk]:
+  """Batches of neighbouring texts, all of `batch_size` rows: each row can go on where that of the last one ended."""
+  for first in range(0, len(lengths), batch_size):
+    rows = np.arange(first, min(first + batch_size, len(lengths)))
+    yield Chunk(rows, batch_size, _width(max(lengths[i] for i in rows), longest))
+
+
+def refuse_beyond_memory(shapes: Iterable[tuple[int, ...] | None]) -> None:
+  """Raises InputError where float32 arrays of these shapes do not fit in the memory here."""
+  size = sum(4 * math.prod(shape) for shape in shapes if shape)
+  if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    raise InputError(
+      f"the states of all texts: {size / 1e9:.1f} GB, want no more than the memory here; "
+      "choose layers=none, a smaller max_length, or a part of the texts"
+    )
 
 
 def power_of_two(n: int) -> int:

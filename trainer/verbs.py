@@ -1,4 +1,4 @@
-"""What predict.py does on words: encode, fill, pair, detect, tokenize. Each takes flags and returns a summary.
+"""What predict.py does on words: encode, fill, pair, detect, tokenize, neighbors. Each takes flags, returns a summary.
 
 Models are imported where one runs: reading, and tokenizing, need no jax.
 """
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data import word_vectors
+from data.sources import open_source
 from trainer.display import metered, show, warn
 from trainer.mention_lines import MentionLine, given_line, is_json_lines, read_mention_lines
 from trainer.texts import InputError, load_tokenizer, read_lines, read_pairs
@@ -44,20 +46,23 @@ def encode(flags: argparse.Namespace) -> dict[str, Any]:
   from trainer import inference
 
   model, mentions = inference.load_model(flags.model, flags.dtype), _mentions(lines)
-  options = {name: getattr(flags, name) for name in ("pool", "layers", "batch_size", "max_length")}
+  names = ("pool", "layers", "batch_size", "max_length", "split", "stateful")
+  options = {name: getattr(flags, name) for name in names}
   with metered(len(lines)) as meter:
     encodings = inference.encode(model, [line.text for line in lines], **options, report=meter, **mentions)
   summary = meter.summary()
+  arrays = encodings.arrays()
+  _write(output, arrays)
+  shapes = {name: list(array.shape) for name, array in arrays.items()}
+  if isinstance(encodings, inference.WordEncodings):  # whole words, and all of them
+    return {"model": model.source, "output": str(output), **summary, "stateful": flags.stateful, "arrays": shapes}
   if encodings.truncated:
     print(f"warning: {encodings.truncated} of {len(lines)} texts are cut; --max_length sets where", file=sys.stderr)
   warn([f"text {remark.text + 1}: {remark}" for remark in encodings.remarks])
-  arrays = encodings.arrays()
-  _write(output, arrays)
   summary |= {"truncated": encodings.truncated}
   if mentions:
     lost = sum(remark.lost for remark in encodings.remarks)
     summary |= {"spans": int(encodings.entity_counts.sum()), "lost": lost, "warnings": len(encodings.remarks) - lost}
-  shapes = {name: list(array.shape) for name, array in arrays.items()}
   return {"model": model.source, "output": str(output), **summary, "arrays": shapes}
 
 
@@ -181,3 +186,51 @@ def tokenize(flags: argparse.Namespace) -> dict[str, Any]:
   )
   unknown = sum(int((e.ids == tokenizer.special.unk).sum()) for e in encodings)
   return {"model": flags.model, "texts": len(texts), "tokens": sum(map(len, encodings)), "unknown": unknown}
+
+
+def neighbors(flags: argparse.Namespace) -> dict[str, Any]:
+  source = open_source(flags.corpus)
+  vectors = None if flags.vectors is None else word_vectors.read(flags.vectors, lowercase=False)
+  from trainer import inference
+  from trainer.neighbors import find
+  from trainer.neighbors import neighbors as nearest
+
+  model = inference.load_model(flags.model, flags.dtype)
+  texts = (text for document in source for text in document.text)
+  found = find(model, flags.word, texts, flags.sentence, flags.any_word, flags.split)
+  with metered(len({one.text for one in found.others})) as meter:
+    spaces = nearest(model, found, flags.top, flags.layers, vectors, flags.batch_size, meter)
+  summary = meter.summary()
+  records = [
+    {
+      "space": space.name,
+      "neighbors": [
+        {name: value for name, value in dataclasses.asdict(near).items() if value is not None}
+        for near in space.neighbors
+      ],
+    }
+    for space in spaces
+  ]
+  query = {"word": found.word, "sentence": found.query.text, "start": found.query.start, "end": found.query.end}
+  asked = _marked(found.query.text, found.query.start, found.query.end)
+  in_context = lambda record: any("text" in near for near in record["neighbors"])
+  show(records, lambda record: record["space"] + (f": {asked}" if in_context(record) else ""), _near)
+  return {"model": model.source, **query, "corpus": found.texts, "occurrences": len(found.others), **summary}
+
+
+def _near(record: dict) -> list[dict]:
+  """Rows of a table: words, or what stands around them."""
+  return [
+    {"cosine": near["cosine"], "neighbor": _marked(near["text"], near["start"], near["end"])}
+    if "text" in near
+    else {"cosine": near["cosine"], "neighbor": near["word"]}
+    for near in record["neighbors"]
+  ]
+
+
+def _marked(text: str, start: int, end: int, around: int = 50) -> str:
+  """A word between square brackets, and at most so many characters before and behind it."""
+  before, behind = text[:start], text[end:]
+  before = before if len(before) <= around else "…" + before[-around:]
+  behind = behind if len(behind) <= around else behind[:around] + "…"
+  return f"{before}[{text[start:end]}]{behind}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from data.tasks import links, pieces
+from data.tasks.metrics import Scores, best_threshold, each_answer
 from data.tasks.pieces import Pieces
 from data.tasks.questions import QuestionExample
 from data.tasks.rows import TaskError, TaskRow
@@ -135,11 +136,20 @@ def _best(windows: Sequence[tuple[int, int]], size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class Candidate:
+  """An answer's text, the sum of its two logits, and its share in the softmax over all candidates of its question."""
+
+  text: str
+  score: float
+  probability: float
+
+
+@dataclasses.dataclass(frozen=True)
 class AnswerDecoder:
   """Logits to answers, as BERT's run_squad.py does.
 
   Attributes:
-    n_best: first and last columns that are tried, those of the highest logits of a window.
+    n_best: first and last columns that are tried, those of the highest logits of a window; and answers that are ranked.
     max_answer: pieces of the longest answer.
     unanswerable: whether a question may have no answer; then it has none ("") where the lowest sum of column 0's logits
       over the windows exceeds the best answer's sum by more than `threshold`.
@@ -161,31 +171,101 @@ class AnswerDecoder:
 
     White space in it is one space. logits: float32[n, 2] or longer of each row of n tokens.
     """
-    best = [(-np.inf, "")] * len(examples)
-    nothing = np.full(len(examples), np.inf)
-    for row, values in zip(rows, logits, strict=True):
-      passage, i = examples[row.example].passage, row.example
-      score, characters = self._best_span(row.window, np.asarray(values[: len(row)], np.float64))
-      if score > best[i][0]:
-        best[i] = (score, " ".join(passage[slice(*characters)].split()))
-      nothing[i] = min(nothing[i], float(values[0].sum()))
+    texts, odds = self.with_odds(examples, rows, logits)
     if not self.unanswerable:
-      return [text for _, text in best]
-    return ["" if none - score > self.threshold else text for none, (score, text) in zip(nothing, best, strict=True)]
+      return texts
+    return ["" if none > self.threshold else text for text, none in zip(texts, odds, strict=True)]
 
-  def _best_span(self, window: Window, logits: np.ndarray) -> tuple[float, tuple[int, int]]:
-    """(sum of logits, characters of the passage) of the best answer in a window; -inf where there is none."""
+  def with_odds(
+    self, examples: Sequence[QuestionExample], rows: Sequence[TaskRow], logits: Sequence[np.ndarray]
+  ) -> tuple[list[str], list[float]]:
+    """The best text for each question, whatever the threshold, and by how much the sum of column 0 exceeds its own.
+
+    Where no answer is possible the text is "" and its own sum counts as 0.
+    """
+    best = [(-np.inf, "")] * len(examples)
+    nothing = self._nothing(examples, rows, logits)
+    for row, values in zip(rows, logits, strict=True):
+      found = next(self._answers(examples[row.example].passage, row, values), None)
+      if found is not None and found[0] > best[row.example][0]:
+        best[row.example] = found
+    odds = [none - (score if text else 0.0) for none, (score, text) in zip(nothing, best, strict=True)]
+    return [text for _, text in best], odds
+
+  def ranked(
+    self, examples: Sequence[QuestionExample], rows: Sequence[TaskRow], logits: Sequence[np.ndarray]
+  ) -> list[list[Candidate]]:
+    """The `n_best` answers to each question, each text once, best first; "" is always among them if it may be one."""
+    found: list[list[tuple[float, str]]] = [[] for _ in examples]
+    for row, values in zip(rows, logits, strict=True):
+      texts = self._answers(examples[row.example].passage, row, values)
+      found[row.example] += _distinct(texts, self.n_best)
+    if self.unanswerable:
+      for none, own in zip(self._nothing(examples, rows, logits), found, strict=True):
+        own.append((none, ""))
+    return [self._shares(sorted(own, key=lambda each: -each[0])) for own in found]
+
+  def _shares(self, found: Sequence[tuple[float, str]]) -> list[Candidate]:
+    kept = _distinct(found, self.n_best)
+    kept += [each for each in found if not each[1] and all(text for _, text in kept)][:1]
+    powers = np.exp(np.array([score - kept[0][0] for score, _ in kept]))
+    return [Candidate(text, score, float(p / powers.sum())) for (score, text), p in zip(kept, powers, strict=True)]
+
+  def _nothing(
+    self, examples: Sequence[QuestionExample], rows: Sequence[TaskRow], logits: Sequence[np.ndarray]
+  ) -> list[float]:
+    """The lowest sum of column 0's logits over the windows of each question."""
+    nothing = [np.inf] * len(examples)
+    for row, values in zip(rows, logits, strict=True):
+      nothing[row.example] = min(nothing[row.example], float(np.sum(values[0], dtype=np.float64)))
+    return nothing
+
+  def _answers(self, passage: str, row: TaskRow, values: np.ndarray) -> Iterator[tuple[float, str]]:
+    """(sum of logits, text) of the answers in a window, by falling sum."""
+    window, logits = row.window, np.asarray(values[: len(row)], np.float64)
     starts, ends = (self._tried(logits[:, side], window) for side in (0, 1))
     starts = starts[window.best[starts]]
-    extra = ends - starts[:, None]
     sums = logits[starts + window.begin, 0][:, None] + logits[ends + window.begin, 1]
+    extra = ends - starts[:, None]
     sums = np.where((extra >= 0) & (extra < self.max_answer), sums, -np.inf)
-    if not sums.size or sums.max() == -np.inf:
-      return -np.inf, (0, 0)
-    first, last = np.unravel_index(np.argmax(sums), sums.shape)
-    return float(sums[first, last]), (int(window.offsets[starts[first], 0]), int(window.offsets[ends[last], 1]))
+    for place in np.argsort(-sums, axis=None, kind="stable"):
+      a, b = np.unravel_index(place, sums.shape)
+      if sums[a, b] == -np.inf:
+        return
+      characters = slice(int(window.offsets[starts[a], 0]), int(window.offsets[ends[b], 1]))
+      yield float(sums[a, b]), " ".join(passage[characters].split())
 
   def _tried(self, logits: np.ndarray, window: Window) -> np.ndarray:
     """Pieces of the passage among the columns of the highest logits, by falling logit."""
     found = np.argsort(-logits, kind="stable")[: self.n_best] - window.begin
     return found[(found >= 0) & (found < len(window.offsets))]
+
+
+def _distinct(found: Iterable[tuple[float, str]], most: int) -> list[tuple[float, str]]:
+  """The first `most` of different texts."""
+  kept: dict[str, float] = {}
+  for score, text in found:
+    if len(kept) == most:
+      break
+    kept.setdefault(text, score)
+  return [(score, text) for text, score in kept.items()]
+
+
+def best_thresholds(
+  decoder: AnswerDecoder,
+  examples: Sequence[QuestionExample],
+  rows: Sequence[TaskRow],
+  logits: Sequence[np.ndarray],
+) -> Scores:
+  """best_exact and best_f1 of any `threshold`, with best_exact_thresh and best_f1_thresh, as SQuAD 2.0's scorer finds.
+
+  It is given each question's best text, none of them left empty by a threshold.
+  """
+  texts, odds = decoder.with_odds(examples, rows, logits)
+  gold = [[answer.text for answer in example.answers] for example in examples]
+  scores = each_answer(gold, texts, unanswerable=True)
+  found = {}
+  for name, short in (("exact_match", "exact"), ("f1", "f1")):
+    best, threshold = best_threshold(scores[name], odds, list(map(bool, gold)), list(map(bool, texts)))
+    found |= {f"best_{short}": best, f"best_{short}_thresh": threshold}
+  return found

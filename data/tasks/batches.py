@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from data import draws
-from data.batch import Entities, Labelled, Tokens, validate
+from data.batch import Entities, Labelled, LabelledWords, Tokens, validate
 from data.packing import pack
 from data.tasks.rows import TaskError, TaskRow
 
@@ -34,8 +35,8 @@ class Shape:
   """What fixes the shape of a task's batches besides the examples in one of them.
 
   Attributes:
-    length: tokens of the longest row that is allowed.
-    packed: S, the most examples of a row.
+    length: tokens of the longest text that is allowed; only rows of several texts (`TaskRow.parts`) are longer.
+    packed: S, the most examples of a row; of examples of several texts each has a row of its own.
     multiple: rows of a batch are a multiple of this (micro-batches times devices).
     pad: id of padding.
     mention: pieces of the longest mention.
@@ -49,6 +50,10 @@ class Shape:
   mention: int = 1
   columns: bool = False
 
+  def collate(self, rows: Sequence[TaskRow]) -> Placed:
+    """One batch of the rows."""
+    return collate(rows, self)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Placed:
@@ -58,14 +63,14 @@ class Placed:
   label of each. sizes, counts: int64[N], columns and labels of each example.
   """
 
-  batch: Labelled
+  batch: Labelled | LabelledWords
   rows: np.ndarray
   columns: np.ndarray
   labels: np.ndarray
   sizes: np.ndarray
   counts: np.ndarray
 
-  def parts(self, values: np.ndarray, by_column: bool) -> list[np.ndarray]:
+  def parts(self, values: np.ndarray, by_column: bool = False) -> list[np.ndarray]:
     """The part of `values` [R, K, ...] or, `by_column`, [R, L, ...] that belongs to each example."""
     first, size = (self.columns, self.sizes) if by_column else (self.labels, self.counts)
     found = [values[:0]] * len(size)
@@ -75,18 +80,28 @@ class Placed:
     return found
 
 
+class Collates(Protocol):
+  """What makes a batch of rows: `Shape` of pieces, `word_batches.WordShape` of whole words."""
+
+  def collate(self, rows: Sequence) -> Placed: ...
+
+
 def collate(examples: Sequence[TaskRow], shape: Shape) -> Placed:
   """One batch of examples, each of which stands in exactly one row.
 
   Raises:
     TaskError: an example is longer than the rows may be.
   """
-  sizes = np.array([len(example) for example in examples])
-  if sizes.max() > shape.length:
+  sizes, longest = (np.array([of(example) for example in examples]) for of in (len, lambda e: e.longest))
+  if longest.max() > shape.length:
     raise TaskError(
-      f"example {sizes.argmax()}: got {sizes.max()} tokens, want at most {shape.length}: raise data.length"
+      f"example {longest.argmax()}: got {longest.max()} tokens, want at most {shape.length}: raise data.length"
     )
-  width = min(shape.length, next((width for width in WIDTHS if width >= sizes.max()), shape.length))
+  width = next((width for width in WIDTHS if width >= sizes.max()), rounded(int(sizes.max())))
+  if examples[0].parts is None:
+    width = min(shape.length, width)
+  else:
+    shape = dataclasses.replace(shape, packed=1)
   counts = [np.array([len(part(e)) for e in examples]) for part in (lambda e: e.labels, lambda e: e.mentions)]
   few = [each.max() <= _FEW for each in counts]
   room = [max(int(each.max()), 1) * (shape.packed if all_fit else 1) for each, all_fit in zip(counts, few)]
@@ -118,7 +133,7 @@ def _fill(examples, rows, begins, room, shape: Shape) -> Labelled:
     column, label, mention = (begin[row, place] for begin in begins)
     span = slice(column, column + len(example))
     ids[row, span], tokens["types"][row, span] = example.ids, example.types
-    tokens["segments"][row, span], tokens["positions"][row, span] = place + 1, np.arange(len(example))
+    tokens["segments"][row, span], tokens["positions"][row, span] = _parted(example, place)
     shift = {"cls": column, "spans": column, "slots": mention, "labels": column if shape.columns else 0}
     for name, array in own.items():
       array[row, label : label + len(example.labels)] = getattr(example, name) + shift.get(name, 0)
@@ -133,6 +148,14 @@ def _fill(examples, rows, begins, room, shape: Shape) -> Labelled:
   return batch
 
 
+def _parted(example: TaskRow, place: int) -> tuple[np.ndarray, np.ndarray]:
+  """(segments, positions) of an example's tokens in a place of a row; positions restart in each of its texts."""
+  starts = np.zeros(1, np.int32) if example.parts is None else example.parts
+  columns = np.arange(len(example))
+  number = np.searchsorted(starts, columns, side="right") - 1
+  return place + 1 + number, columns - starts[number]
+
+
 class TaskPipeline:
   """Batches of a task's training rows.
 
@@ -140,7 +163,7 @@ class TaskPipeline:
   the only one.
   """
 
-  def __init__(self, rows: Sequence[TaskRow], batch_size: int, shape: Shape, seed: int):
+  def __init__(self, rows: Sequence, batch_size: int, shape: Collates, seed: int):
     if not len(rows):
       raise TaskError("task: got no training example, want at least one")
     self.rows, self.batch_size, self.shape, self.seed = rows, min(batch_size, len(rows)), shape, seed
@@ -151,15 +174,15 @@ class TaskPipeline:
     """Batches of an epoch."""
     return len(self.rows) // self.batch_size
 
-  def batch(self, cursor: int, rows: None = None) -> Labelled:
+  def batch(self, cursor: int, rows: None = None) -> Labelled | LabelledWords:
     """Batch `cursor`, whole: how many rows it has follows from its examples, so nobody can ask for some of them."""
     epoch, number = divmod(cursor, self.epoch_size)
     chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-    return collate([self.rows[i] for i in chosen], self.shape).batch
+    return self.shape.collate([self.rows[i] for i in chosen]).batch
 
 
-def in_order(rows: Sequence[TaskRow], batch_size: int, shape: Shape) -> list[tuple[np.ndarray, Placed]]:
+def in_order(rows: Sequence, batch_size: int, shape: Collates) -> list[tuple[np.ndarray, Placed]]:
   """Every row once, those of like length together: (numbers of the rows of a batch, the batch)."""
   order = np.argsort([-len(row) for row in rows], kind="stable")
   parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-  return [(part, collate([rows[i] for i in part], shape)) for part in parts]
+  return [(part, shape.collate([rows[i] for i in part])) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,12 @@ def label_ids(labels: tuple[str, ...], wanted: tuple[str, ...], where: str) -> l
       some = ", ".join(labels[:6]) + (" ..." if len(labels) > 6 else "")
       raise TaskError(f"{where}: got label {label!r}, want one of the {len(labels)} of the training file ({some})")
   return [labels.index(label) for label in wanted]
+
+
+def digest(path: Path) -> str:
+  """SHA-256 of a file, or of all files below a folder (RACE) with their names."""
+  if not path.is_dir():
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+  files = sorted(file for file in path.rglob("*") if file.is_file())
+  whole = "".join(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n" for file in files)
+  return hashlib.sha256(whole.encode()).hexdigest()

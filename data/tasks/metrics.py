@@ -67,7 +67,14 @@ def normalised(text: str) -> str:
 
 
 def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], unanswerable: bool = False) -> Scores:
-  """exact_match and f1 (of words) of answers, each the best over the answers of its question.
+  """Means of `each_answer`'s figures."""
+  return {name: _mean(values) for name, values in each_answer(gold, predicted, unanswerable).items()}
+
+
+def each_answer(
+  gold: Sequence[Sequence[str]], predicted: Sequence[str], unanswerable: bool = False
+) -> dict[str, list[float]]:
+  """exact_match and f1 (of words) of each answer, each the best over the answers of its question.
 
   This is SQuAD 1.1's scorer, and ReCoRD's, which is the same. `unanswerable` makes it SQuAD 2.0's: a question without
   answers is answered by "", answers of which nothing is left are ignored, and F1 with nothing on one side is 1 if
@@ -77,9 +84,30 @@ def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], unans
   for answers, guess in zip(gold, predicted, strict=True):
     if unanswerable:
       answers = [answer for answer in answers if normalised(answer)] or [""]
-    exact.append(max((normalised(guess) == normalised(answer) for answer in answers), default=0.0))
+    exact.append(float(any(normalised(guess) == normalised(answer) for answer in answers)))
     f1.append(max((_overlap(guess, answer, unanswerable) for answer in answers), default=0.0))
-  return {"exact_match": _mean(exact), "f1": _mean(f1)}
+  return {"exact_match": exact, "f1": f1}
+
+
+def best_threshold(
+  scores: Sequence[float], odds: Sequence[float], has_answer: Sequence[bool], answered: Sequence[bool]
+) -> tuple[float, float]:
+  """(mean score, threshold) of SQuAD 2.0's scorer: with the best threshold, which answers of higher odds become "".
+
+  The threshold rises over the odds, one question after the other: a question that has an answer then adds its score,
+  one that has none is lost if it was answered. The first best threshold counts, 0 where none is better than no answer
+  at all.
+
+  Args:
+    scores: of each answer as it is. odds: that the question has none. answered: whether the answer is not "".
+  """
+  total = best = float(sum(not there for there in has_answer))
+  threshold = 0.0
+  for i in sorted(range(len(odds)), key=lambda i: odds[i]):
+    total += scores[i] if has_answer[i] else -float(answered[i])
+    if total > best:
+      best, threshold = total, float(odds[i])
+  return best / max(len(scores), 1), threshold
 
 
 def _overlap(guess: str, answer: str, unanswerable: bool) -> float:
@@ -94,10 +122,16 @@ def accuracy(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> Scores:
   return {"accuracy": _mean([true == guess for true, guess in zip(gold, predicted, strict=True)])}
 
 
-def matthews(gold: Sequence[int], predicted: Sequence[int]) -> Scores:
-  """Matthews's correlation of two classes, 0 and 1 (CoLA); 0 where one class is all there is on either side."""
-  true, guess = np.asarray(gold, bool), np.asarray(predicted, bool)
-  return {"matthews": pearson(true, guess)["pearson"]}
+def matthews(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> Scores:
+  """Matthews's correlation (CoLA), of more than two classes Gorodkin's R_K (GLUE's diagnostic set).
+
+  It is 0 where one class is all there is on either side.
+  """
+  classes = {label: i for i, label in enumerate(dict.fromkeys([*gold, *predicted]))}
+  sides = [np.eye(len(classes))[[classes[label] for label in side]] for side in (gold, predicted)]
+  true, guess = (side - side.mean(axis=0) for side in sides)
+  norm = math.sqrt(float(np.sum(true * true)) * float(np.sum(guess * guess)))
+  return {"matthews": float(np.sum(true * guess)) / norm if norm else 0.0}
 
 
 def pearson(gold: Sequence[float], predicted: Sequence[float]) -> Scores:

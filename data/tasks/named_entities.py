@@ -137,14 +137,14 @@ class SpanRows:
     Raises:
       TaskError: a type that is no label.
     """
-    encoded = pieces.words(tokenizer, [(e.words, [_spaced(word) for word in e.words]) for e in examples])
     rows, lost = [], []
-    for i, (example, words) in enumerate(zip(examples, encoded, strict=True)):
+    for i, (example, words) in enumerate(zip(examples, encode(tokenizer, examples), strict=True)):
       kinds = label_ids(tuple(labels), tuple(kind for _, _, kind in example.spans or ()), example.where)
       gold = {span[:2]: kind for span, kind in zip(example.spans or (), kinds, strict=True)}
       found = []
-      for bounds in self._stretches(example, words):
-        found += self._rows(i, example, words, bounds, gold, tokenizer)
+      for sentence in zip(example.sentences, example.sentences[1:]):
+        for bounds in stretches(words, *sentence, self.max_length - 2, example.where):
+          found += self._rows(i, example, words, bounds, gold, tokenizer)
       seen = {tuple(span) for row in found for span in row.window.tolist()}
       lost += [(example.where, span) for span in gold if span not in seen]
       rows += found
@@ -157,22 +157,11 @@ class SpanRows:
       )  # fmt: skip
     return rows
 
-  def _stretches(self, example: TaggedDocument, words: Pieces) -> Iterator[tuple[int, int]]:
-    """(first word, one past the last) of the sentences, those that are too long in several parts."""
-    room = self.max_length - 2
-    for first, end in zip(example.sentences, example.sentences[1:]):
-      while first < end:
-        cut = int(np.searchsorted(words.parts, words.parts[first] + room, side="right")) - 1
-        if cut <= first:
-          raise TaskError(f"{example.where}: word {first} has more than {room} pieces, want fewer: {pieces.LONGER}")
-        yield first, min(cut, end)
-        first = cut
-
   def _rows(
     self, i: int, example: TaggedDocument, words: Pieces, bounds: tuple[int, int], gold: dict, tokenizer: Tokenizer
   ) -> Iterator[TaskRow]:
     first, end = (int(words.parts[bound]) for bound in bounds)
-    kept = _context(len(words.ids), first, end, self.max_length - 2)
+    kept = context(len(words.ids), first, end, self.max_length - 2)
     ids, types = pieces.single(tokenizer, words.ids[kept])
     spans = _candidates(words.parts, bounds, self.max_mention)
     if not len(spans):
@@ -200,7 +189,26 @@ def _candidates(parts: np.ndarray, bounds: tuple[int, int], longest: int) -> np.
   return np.stack([first[fits], last[fits] + 1], axis=1).astype(np.int32)
 
 
-def _context(size: int, first: int, end: int, room: int) -> slice:
+def encode(tokenizer: Tokenizer, examples: Sequence[TaggedDocument]) -> list[Pieces]:
+  """The pieces of each document's words."""
+  return pieces.words(tokenizer, [(e.words, [_spaced(word) for word in e.words]) for e in examples])
+
+
+def stretches(words: Pieces, first: int, end: int, room: int, where: str) -> Iterator[tuple[int, int]]:
+  """(first word, one past the last) of the parts of a sentence by at most `room` pieces: one, if it fits.
+
+  Raises:
+    TaskError: a word that is longer.
+  """
+  while first < end:
+    cut = int(np.searchsorted(words.parts, words.parts[first] + room, side="right")) - 1
+    if cut <= first:
+      raise TaskError(f"{where}: word {first} has more than {room} pieces, want fewer: {pieces.LONGER}")
+    yield first, min(cut, end)
+    first = cut
+
+
+def context(size: int, first: int, end: int, room: int) -> slice:
   """`first` to `end` with as much on each side as `room` allows, the longer side taking what the shorter leaves."""
   left, right, free = first, size - end, room - (end - first)
   if left < right:

@@ -4,59 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from data.tasks import answers, cloze, docred, entity_typing, metrics, named_entities, questions, relations
-from data.tasks.rows import TaskError, TaskRow
-from data.tokenizers import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """What tells one task from another.
-
-  Attributes:
-    head: kind of the model's head: type, relate, spans, cloze or answer.
-    files: official file of each split (train, and dev and test where there are such with labels) in the task's folder.
-    read: (file) -> examples.
-    label_list: (training examples) -> names of the classes; () where the head's outputs have none.
-    rows: (examples, tokenizer, labels) -> rows; its attributes are lengths and strides, see `dataclasses.replace`.
-    decode: (examples, rows, logits of each row, labels) -> the answer of each example.
-    gold: (example) -> what is true, as `score` wants it; None where nobody says.
-    score: (what is true, answers) -> official figures, as fractions.
-    group: (example) -> the document or passage that it is from: what is held out for evaluation is held out whole.
-    markers: pieces that the vocabulary must have, each with the piece whose row a new one copies.
-  """
-
-  name: str
-  head: str
-  files: Mapping[str, str]
-  read: Callable[[Path], list]
-  label_list: Callable[[Sequence], tuple[str, ...]]
-  rows: Callable[[Sequence, Tokenizer, Sequence[str]], list[TaskRow]]
-  decode: Callable[[Sequence, Sequence[TaskRow], Sequence[np.ndarray], Sequence[str]], list]
-  gold: Callable[[Any], Any]
-  score: Callable[[Sequence, Sequence], metrics.Scores]
-  group: Callable[[Any], str] = lambda example: example.where
-  markers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-  def examples(self, folder: str | Path, split: str) -> list:
-    """The examples of a split; TaskError where the task has no such split, or the folder no such file."""
-    if split not in self.files:
-      raise TaskError(f"task {self.name}: got split {split!r}, want one of {list(self.files)}")
-    return self.read(Path(folder) / self.files[split])
-
-  def figures(self, examples: Sequence, found: Sequence) -> metrics.Scores:
-    """The official figures of `found`, the answers of `examples`; TaskError where one does not say what is true."""
-    gold = [self.gold(example) for example in examples]
-    unknown = [example.where for example, true in zip(examples, gold, strict=True) if true is None]
-    if unknown:
-      raise TaskError(f"{unknown[0]}: says no answer, want one to score against; use a file with labels")
-    return self.score(gold, found)
+from data.tasks import (
+  answers,
+  choices,
+  cloze,
+  docred,
+  entity_typing,
+  glue,
+  metrics,
+  named_entities,
+  questions,
+  relations,
+  tagging,
+  text_pairs,
+  texts,
+  word_rows,
+)
+from data.tasks.rows import TaskError
+from data.tasks.task import Further, Task
 
 
 def _relation_task(name: str, **changes: Any) -> Task:
@@ -70,6 +38,7 @@ def _relation_task(name: str, **changes: Any) -> Task:
     decode=relations.decode,
     gold=lambda example: example.relation,
     score=metrics.relation_micro,
+    identity=lambda example: example.name or example.where,
     markers={"<ent>": "@", "<ent2>": "#"},
   )
   return dataclasses.replace(base, **changes)
@@ -122,9 +91,136 @@ def _answer_task(name: str, unanswerable: bool) -> Task:
     decode=answers.AnswerDecoder(unanswerable=unanswerable),
     gold=_answer_texts,
     score=functools.partial(metrics.answer_scores, unanswerable=unanswerable),
+    tuned=answers.best_thresholds if unanswerable else lambda decode, examples, rows, logits: {},
+    part=lambda example: ("HasAns" if example.answers else "NoAns") if unanswerable else "",
+    identity=lambda example: example.name,
     group=lambda example: example.title or example.passage,
   )
 
+
+def _tagged(scheme: str, rows: Callable[..., list]) -> dict[str, Any]:
+  """What changes where named entities are found by a tag for each word."""
+  labels = functools.partial(tagging.tag_labels, scheme=scheme)
+  return {"label_list": labels, "rows": rows, "decode": tagging.decode}
+
+
+_TAGS = {"tag": _tagged("iob2", tagging.TagPieces()), "words_tag": _tagged("bioes", word_rows.TagWords())}
+
+
+def _text_task(name: str, reader: glue.TextReader, **changes: Any) -> Task:
+  """A task of one text or of two, by default in GLUE's files. Its test files say no label, so they are no split."""
+  words = "words_classify" if len(reader.texts) == 1 else "words_pair"
+  base = Task(
+    name=name,
+    head="classify",
+    files={"train": "train.tsv", "dev": "dev.tsv"},
+    read=reader,
+    label_list=functools.partial(texts.checked_labels, labels=reader.labels),
+    rows=texts.TextRows(),
+    decode=relations.decode,
+    gold=lambda example: example.label,
+    score=metrics.accuracy,
+    identity=lambda example: example.name or example.where,
+    others={words: {"rows": word_rows.TextWords()}},
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def _glue_task(name: str, submission: str, reader: glue.TextReader, **changes: Any) -> Task:
+  """A text task whose test file, without labels, is answered by a file to hand in."""
+  return _text_task(name, reader, **{"blind": {submission: "test.tsv"}} | changes)
+
+
+def _choice_task(name: str, **changes: Any) -> Task:
+  base = Task(
+    name=name,
+    head="choose",
+    files={"train": "train", "dev": "dev", "test": "test"},
+    read=choices.read_race,
+    label_list=lambda examples: (),
+    rows=choices.ChoiceRows(),
+    decode=choices.decode,
+    gold=lambda example: example.label,
+    score=metrics.accuracy,
+    part=lambda example: example.part,
+    identity=lambda example: example.name,
+    group=lambda example: example.text,
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def _same(*names: str) -> dict[str, str]:
+  return {name: name for name in names}
+
+
+_DIVIDED = {"words_classify": {"rows": word_rows.TextWords(split="space")}}  # the files have words
+_SENTENCES = ("sentence1", "sentence2")
+_INFERENCE = _same("contradiction", "entailment", "neutral")
+_NLI = glue.TextReader(_SENTENCES, "gold_label", _INFERENCE)
+_SIMILARITY = glue.TextReader(_SENTENCES, "score", None)
+_ENTAILMENT = _same("entailment", "not_entailment")
+_EQUIVALENT = {"0": "not_equivalent", "1": "equivalent"}
+_DUPLICATE = {"0": "not_duplicate", "1": "duplicate"}
+_TEXT_TASKS = (
+  _glue_task(
+    "sst2", "SST-2", glue.TextReader(("sentence",), "label", {"0": "negative", "1": "positive"}), others=_DIVIDED
+  ),
+  _text_task(
+    "sst5",
+    glue.SST5,
+    files={"train": "train.txt", "dev": "dev.txt", "test": "test.txt"},
+    read=glue.read_sst5,
+    others=_DIVIDED,
+  ),
+  _glue_task(
+    "cola",
+    "CoLA",
+    glue.TextReader(
+      ("sentence",), "label", {"0": "unacceptable", "1": "acceptable"}, bare=("source", "label", "mark", "sentence")
+    ),
+    score=functools.partial(texts.class_matthews, positive="acceptable"),
+  ),
+  _text_task(
+    "mnli",
+    _NLI,
+    files={"train": "train.tsv", "dev": "dev_matched.tsv"},
+    further={
+      "mismatched": Further("dev_mismatched.tsv"),
+      "diagnostic": Further(
+        "diagnostic-full.tsv", glue.TextReader(("Premise", "Hypothesis"), "Label", _INFERENCE), metrics.matthews
+      ),
+    },
+    blind={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv", "AX": "diagnostic.tsv"},
+  ),
+  _text_task(
+    "snli", _NLI, files={"train": "snli_1.0_train.txt", "dev": "snli_1.0_dev.txt", "test": "snli_1.0_test.txt"}
+  ),
+  _glue_task("qnli", "QNLI", glue.TextReader(("question", "sentence"), "label", _ENTAILMENT)),
+  _glue_task("rte", "RTE", glue.TextReader(_SENTENCES, "label", _ENTAILMENT)),
+  _glue_task(
+    "mrpc",
+    "MRPC",
+    glue.TextReader(("#1 String", "#2 String"), "Quality", _EQUIVALENT),
+    score=functools.partial(texts.accuracy_f1, positive="equivalent"),
+  ),
+  _glue_task(
+    "qqp",
+    "QQP",
+    glue.TextReader(("question1", "question2"), "is_duplicate", _DUPLICATE, damaged=True),
+    score=functools.partial(texts.accuracy_f1, positive="duplicate"),
+  ),
+  _glue_task(
+    "stsb",
+    "STS-B",
+    _SIMILARITY,
+    head="regress",
+    rows=texts.TextRows(number=True),
+    decode=texts.decode_number,
+    score=texts.correlations,
+    others={},
+  ),
+  _glue_task("wnli", "WNLI", glue.TextReader(_SENTENCES, "label", {"0": "not_entailment", "1": "entailment"})),
+)
 
 _RECORD = Task(
   name="record",
@@ -136,7 +232,21 @@ _RECORD = Task(
   decode=cloze.decode,
   gold=lambda example: None if example.answers is None else example.texts,
   score=metrics.answer_scores,
+  identity=lambda example: example.name,
   markers={"[HIGHLIGHT]": "@", "[PLACEHOLDER]": "#", "[ENTITY]": "*"},
+)
+
+_EMBED = Task(
+  name="embed",
+  head="embed",
+  files={"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"},
+  read=text_pairs.PairReader(_SIMILARITY, _NLI),
+  label_list=text_pairs.no_labels,
+  rows=text_pairs.PairRows(),
+  decode=text_pairs.decode,
+  gold=lambda example: example.score,
+  score=texts.correlations,
+  identity=lambda example: example.name or example.where,
 )
 
 _DOCRED = {"train": "train_revised.json", "dev": "dev_revised.json", "test": "test_revised.json"}
@@ -155,15 +265,20 @@ TASKS: dict[str, Task] = {
       score=metrics.relation_macro,
     ),
     _relation_task("redocred_relations", files=_DOCRED, read=docred.read_relations),
-    _span_task("conll2003"),
+    _span_task("conll2003", others=_TAGS),
     _span_task(
       "wnut17",
+      others=_TAGS,
       files={"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"},
     ),
     _span_task("redocred_mentions", files=_DOCRED, read=docred.read_documents),
     _RECORD,
     _answer_task("squad", unanswerable=False),
     _answer_task("squad2", unanswerable=True),
+    _choice_task("swag", files={"train": "train.csv", "dev": "val.csv"}, read=choices.read_swag),
+    _choice_task("race"),
+    _EMBED,
+    *_TEXT_TASKS,
   )
 }
 

@@ -26,13 +26,17 @@ _MARKED = re.compile(r"(.*)<e1>(.*)</e1>(.*)<e2>(.*)</e2>(.*)|(.*)<e2>(.*)</e2>(
 
 @dataclasses.dataclass(frozen=True)
 class RelationExample:
-  """A text, the spans of the head and of the tail in it (characters), and their relation; None where it is unknown."""
+  """A text, the spans of the head and of the tail in it (characters), and their relation; None where it is unknown.
+
+  name: the example's own identity, which predictions go by; "" where its file says none.
+  """
 
   text: str
   head: tuple[int, int]
   tail: tuple[int, int]
   relation: str | None
   where: str = "example"
+  name: str = ""
 
 
 def read_tacred(path: Path) -> list[RelationExample]:
@@ -52,7 +56,8 @@ def _tacred(record: object, where: str) -> RelationExample:
   for name in ("subj", "obj"):
     first, last = (field(record, f"{name}_{edge}", int, where) for edge in ("start", "end"))
     spans.append(check_span(first, last + 1, len(tokens), name, where))
-  return joined(tokens, *spans, field(record, "relation", str, where), where)
+  example = joined(tokens, *spans, field(record, "relation", str, where), where)
+  return dataclasses.replace(example, name=field(record, "id", str, where)) if "id" in record else example
 
 
 def joined(
@@ -87,7 +92,7 @@ def read_semeval(path: Path) -> list[RelationExample]:
     if not numbered:
       raise TaskError(f'{where}: got {sentence:.60}, want NUMBER<tab>"SENTENCE"; correct the file')
     relation = others[0][1].strip() if others and not others[0][1].startswith("Comment:") else None
-    examples.append(_semeval(numbered[2], relation, where))
+    examples.append(dataclasses.replace(_semeval(numbered[2], relation, where), name=numbered[1]))
   if not examples:
     raise TaskError(f"{path}: got no sentence, want some; fetch the file again")
   return examples

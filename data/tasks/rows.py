@@ -26,6 +26,8 @@ class TaskRow:
     cls, spans, slots, several: as in `Labelled`, of the k labels; None where the task has none.
     entities: int32[e], of the row's mentions, rows of ENTITIES; None for tasks without.
     mentions: for each mention the columns of its pieces, int32 arrays.
+    parts: int32[t], columns at which texts begin that do not see each other, the first at 0; None for one text. Such a
+      row is nobody's neighbour in a batch, as its texts have all its segments.
     example: number of the example among those that were read.
     window: what turns this row's predictions back into the example's answer: column -> character, or which of the
       example's candidates each label is; the task's decoder knows it.
@@ -41,8 +43,36 @@ class TaskRow:
   several: np.ndarray | None = None
   entities: np.ndarray | None = None
   mentions: tuple[np.ndarray, ...] = ()
+  parts: np.ndarray | None = None
   example: int = 0
   window: object = None
 
   def __len__(self) -> int:
     return len(self.ids)
+
+  @property
+  def longest(self) -> int:
+    """Tokens of its longest text."""
+    return len(self) if self.parts is None else int(np.diff(self.parts, append=len(self)).max())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WordRow:
+  """Sentences of an example, or one window of it, with their labels.
+
+  Attributes:
+    sentences: words of each, at least one; its boundaries are not among them.
+    labels: int32[k], weights: float32[k]: as in `data.batch.LabelledWords`.
+    example: number of the example among those that were read.
+    window: of tags int32 [m, 2], as `tagging.decode` wants it; else None.
+  """
+
+  sentences: tuple[tuple[str, ...], ...]
+  labels: np.ndarray
+  weights: np.ndarray
+  example: int = 0
+  window: np.ndarray | None = None
+
+  def __len__(self) -> int:
+    """Columns of the longest sentence, its boundaries counted."""
+    return max(map(len, self.sentences)) + 2

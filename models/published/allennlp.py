@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ WANTED = {
   ("char_cnn", "max_characters_per_token"): int,
   ("char_cnn", "activation"): str,
 }
+
+
+def is_folder(folder: str | os.PathLike[str]) -> bool:
+  """Whether a folder has files whose names end in options.json and in weights.hdf5."""
+  names = [path.name for path in Path(folder).iterdir()] if Path(folder).is_dir() else []
+  return all(any(name.endswith(ending) for name in names) for ending in (OPTIONS, WEIGHTS))
 
 
 def find(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -82,7 +88,7 @@ def read(
   options, weights = Path(options), Path(weights)
   model = Elmo(config_of(read_object(options), str(options), dtype))
   tensors = _tensors(weights)
-  leaves = {path: np.zeros(shape, np.float32) for path, shape in _shapes(model).items()}
+  leaves = {path: np.zeros(leaf.shape, np.float32) for path, leaf in named_leaves(shapes_of(model)).items()}
   layout = _layout(model.config, leaves)
   _compare(tensors, layout, weights)
   for name, (_, parts) in layout.items():
@@ -93,9 +99,16 @@ def read(
   return model, merge(*({path: leaf} for path, leaf in leaves.items()))
 
 
-def write(folder: str | os.PathLike[str], model: Elmo, params: Mapping[str, Any]) -> None:
+def write(
+  folder: str | os.PathLike[str],
+  model: Elmo,
+  params: Mapping[str, Any],
+  extra: Callable[[Path], None] = lambda folder: None,
+) -> None:
   """Writes options.json, weights.hdf5 and SHA256SUMS into a new folder, whole or not at all.
 
+  Args:
+    extra: called with the unfinished folder, to put other files there.
   Raises:
     WeightsError: a model that reads words by their ids, whose format this is not; or a folder with other files in it.
   """
@@ -111,6 +124,7 @@ def write(folder: str | os.PathLike[str], model: Elmo, params: Mapping[str, Any]
       for name, (shape, parts) in _layout(c, leaves).items():
         data = np.concatenate([part.reshape(-1) for part in parts]).reshape(shape)
         file.create_dataset(name, data=data, track_times=False)
+    extra(target)
 
 
 # --- options --------------------------------------------------------------------------------------------------------
@@ -212,12 +226,13 @@ def _layout(c: ElmoConfig, leaves: Mapping[str, np.ndarray]) -> Layout:
   return layout
 
 
-def _shapes(model: Elmo) -> dict[str, tuple[int, ...]]:
-  """{path: shape} of a model's parameters."""
+def shapes_of(model: Elmo) -> dict:
+  """Shapes of a model's parameters."""
   c = model.config
-  words, index = np.zeros((1, 1, c.characters), np.int32), np.zeros((1, DIRECTIONS, 1), np.int32)
+  words = np.zeros((1, 1, c.characters if c.input == "characters" else 1), np.int32)
+  index = np.zeros((1, DIRECTIONS, 1), np.int32)
   init = lambda: model.init(jax.random.key(0), words, index, model.empty_carry(1), method="everything")["params"]
-  return {path: leaf.shape for path, leaf in named_leaves(jax.eval_shape(init)).items()}
+  return jax.eval_shape(init)
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 from models.encoder import EncoderConfig
 from models.layers import Init
 from models.published.errors import WeightsError
-from models.published.luke_tables import TASKS
+from models.published.tasks import TASKS
 from models.stack import Sharing
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -185,8 +185,8 @@ def refuse_activation(family: str, has: Sequence[str], activation: str, source: 
     )
 
 
-# Family -> what a model's heads make it, the first that it has all of
-ARCHITECTURES: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
+# Family -> what a model's heads of pretraining make it, the first that it has all of
+PRETRAINED: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
   "bert": (
     (frozenset(("mlm", "pair")), "BertForPreTraining"),
     (frozenset(("mlm",)), "BertForMaskedLM"),
@@ -205,18 +205,18 @@ ARCHITECTURES: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
     (frozenset(), "ElectraModel"),
   ),
   "luke": (
-    *((frozenset((head,)), task.architecture) for head, task in TASKS.items()),
     (frozenset(("mlm",)), "LukeForMaskedLM"),
     (frozenset(("entity",)), "LukeForMaskedLM"),
     (frozenset(), "LukeModel"),
   ),
 }
-ARCHITECTURES["spanbert"] = ARCHITECTURES["bert"]
 
 
 def architecture(family: str, heads: Sequence[str]) -> str:
-  """transformers' class for these heads."""
-  return next(name for need, name in ARCHITECTURES[family] if need <= set(heads))
+  """transformers' class for these heads: that of a task before those of pretraining."""
+  family = "bert" if family == "spanbert" else family
+  tasks = [task.architecture for head, task in TASKS[family].items() if head in heads]
+  return tasks[0] if tasks else next(name for need, name in PRETRAINED[family] if need <= set(heads))
 
 
 # --- TensorFlow releases ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from models.published.tables import (
   embeddings,
   layers,
   table,
+  task_head,
   token_head,
 )
 
@@ -101,4 +102,4 @@ def _discriminator(s: Spelling, c: ElectraConfig) -> list[Entry]:
     entries += token_head(s, name, s.join(name, "bias"), HEAD, path="heads/restore")
   if "gate" in c.heads_on_top:
     entries += dense(s, "heads/gate", "discriminator_gate")
-  return entries
+  return entries + task_head(s, "electra", c)

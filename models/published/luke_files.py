@@ -16,9 +16,9 @@ from models.paths import merge, named_leaves
 from models.published import files
 from models.published.configs import encoder_fields, refuse_activation, whole_number
 from models.published.errors import WeightsError
-from models.published.luke_tables import QUERIES, TASKS, task_of
+from models.published.luke_tables import QUERIES
 from models.published.parts import Stored
-from models.task_heads import TASK_HEADS
+from models.published.tasks import stored_fields, task_keys
 
 METADATA = "metadata.json"  # of the original code's archives
 LENGTHS = ("max_seq_length", "max_entity_length", "max_mention_length")
@@ -85,15 +85,14 @@ def config_of(found: Stored, dtype: Any) -> LukeConfig:
       raise WeightsError(f"weights {found.source}: config.json: {got}; no model here has it")
   fields, has = encoder_fields(found.config, "luke", found.source, dtype), found.has("luke")
   refuse_activation("luke", has, fields["activation"], found.source)
-  task, classes = _task(found)
-  on_top = tuple(part for part in ("mlm", "entity") if part in has)
+  on_top = [part for part in ("mlm", "entity") if part in has]
   sizes = {
     ours: whole_number(stated, theirs, found.source)
     for ours, theirs in (("entity_vocab_size", "entity_vocab_size"), ("entity_embedding", "entity_emb_size"))
   }
   return LukeConfig(
-    **fields, **sizes, query_kinds=4 if stated[AWARE] else 1, classes=classes, pooler="pooler" in has,
-    heads_on_top=on_top if task is None else (*on_top, task),
+    **fields, **sizes, **stored_fields(found, "luke", on_top), query_kinds=4 if stated[AWARE] else 1,
+    pooler="pooler" in has,
   )  # fmt: skip
 
 
@@ -103,56 +102,17 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
   return defaults | {key: value for key, value in config.items() if value is not None}
 
 
-def _task(found: Stored) -> tuple[str | None, int]:
-  """The task whose head a file has, and its classes; 0 for heads that always have as many outputs."""
-  kernels = {module: found.tensors.get(f"{module}.weight") for module in {task.module for task in TASKS.values()}}
-  there = [module for module, kernel in kernels.items() if kernel is not None]
-  if not there:
-    return None, 0
-  if len(there) > 1:
-    raise WeightsError(f"weights {found.source}: hold {' and '.join(sorted(there))}, want the head of one task")
-  (module,), named = there, found.config.get("architectures") or []
-  own = {name: task for name, task in TASKS.items() if task.module == module}
-  names = [name for name, task in own.items() if len(own) == 1 or task.architecture in named]
-  if len(names) != 1:
-    known = ", ".join(task.architecture for task in own.values())
-    raise WeightsError(
-      f"weights {found.source}: config.json: architectures is {named}, want one of {known}: several have a {module}"
-    )
-  return names[0], 0 if TASK_HEADS[names[0]].outputs else len(kernels[module])
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def config_keys(c: LukeConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
-  """What LUKE's config.json says beside an encoder's.
-
-  Args:
-    labels: of the task's head, in the order of its outputs; LABEL_0... by default, as transformers has it, for heads
-      with classes.
-  Raises:
-    WeightsError: there are not as many labels as outputs.
-  """
+  """What LUKE's config.json says beside an encoder's; labels as in `task_keys`."""
   keys = {
     "entity_vocab_size": c.entity_vocab_size,
     "entity_emb_size": c.entity_embedding,
     AWARE: c.query_kinds == 4,
   }
-  task = task_of(c)
-  outputs = 0 if task is None else TASK_HEADS[task].outputs or c.classes
-  if labels and len(labels) != outputs:
-    raise WeightsError(f"export: got {len(labels)} labels, want {outputs}, the outputs of the head")
-  if names := list(labels) or [f"LABEL_{i}" for i in range(c.classes)]:
-    keys["id2label"] = {str(i): name for i, name in enumerate(names)}
-    keys["label2id"] = {name: i for i, name in enumerate(names)}
-  return keys
-
-
-def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-  """The names of a head's outputs in a config.json, in their order; none where it names none."""
-  names = {int(i): name for i, name in (config.get("id2label") or {}).items()}
-  return tuple(names[i] for i in sorted(names))
+  return keys | task_keys(c, "luke", labels)
 
 
 def with_rows(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from models.luke import LukeConfig
-from models.published.errors import WeightsError
 from models.published.names import ENTITIES, VECTOR, VOCAB, Entry, Table, leaf, stacked
 from models.published.tables import (
   BERT_LAYER,
@@ -17,31 +16,10 @@ from models.published.tables import (
   layers,
   norm,
   table,
+  task_head,
   token_head,
 )
-from models.task_heads import TASK_HEADS
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """What transformers calls a task's head. module: of its kernel; marks: its tokenizer's name for the task, if any."""
-
-  architecture: str
-  module: str
-  marks: str | None = None
-
-
-# transformers has no class for cloze (ReCoRD): its head stands under a name of our own beside a LukeModel.
-TASKS = {
-  "type": Task("LukeForEntityClassification", "classifier", marks="entity_classification"),
-  "relate": Task("LukeForEntityPairClassification", "classifier", marks="entity_pair_classification"),
-  "spans": Task("LukeForEntitySpanClassification", "classifier", marks="entity_span_classification"),
-  "answer": Task("LukeForQuestionAnswering", "qa_outputs"),
-  "classify": Task("LukeForSequenceClassification", "classifier"),
-  "tag": Task("LukeForTokenClassification", "classifier"),
-  "choose": Task("LukeForMultipleChoice", "classifier"),
-  "cloze": Task("LukeModel", "cloze"),
-}
 # The three queries beside a word's to words: our name -> Hugging Face's.
 QUERIES = {"word_to_entity": "w2e_query", "entity_to_word": "e2w_query", "entity_to_entity": "e2e_query"}
 LAYER = "luke/encoder/layer_{}"
@@ -71,7 +49,7 @@ def luke(c: LukeConfig, s: Spelling = TORCH) -> Table:
     entries += token_head(s, "lm_head", "lm_head.bias", inner, ("lm_head.decoder.bias",))
   if entity:
     entries += _entity_head(s)
-  return table(s, c, "luke", entries + _task_head(s, c))
+  return table(s, c, "luke", entries + task_head(s, "luke", c))
 
 
 def _entity_embeddings(s: Spelling, c: LukeConfig, tied: tuple[str, ...]) -> list[Entry]:
@@ -96,23 +74,3 @@ def _queries(s: Spelling, c: LukeConfig) -> list[Entry]:
 def _entity_head(s: Spelling) -> list[Entry]:
   entries = token_head(s, "entity_predictions", "entity_predictions.bias", TRANSFORM, path="heads/entity")
   return [dataclasses.replace(e, layout=ENTITIES) if e.layout == VOCAB else e for e in entries]
-
-
-def task_of(c: LukeConfig) -> str | None:
-  """The task whose head a model has, None for one that is only pretrained.
-
-  Raises:
-    WeightsError: there are several.
-  """
-  found = [head for head in c.heads_on_top if head in TASKS]
-  if len(found) > 1:
-    raise WeightsError(f"name table: a LUKE with the heads {', '.join(found)} has no published layout; want one task")
-  return found[0] if found else None
-
-
-def _task_head(s: Spelling, c: LukeConfig) -> list[Entry]:
-  name = task_of(c)
-  if name is None:
-    return []
-  entries = dense(s, f"heads/{name}", TASKS[name].module)
-  return entries if TASK_HEADS[name].bias else entries[:1]

@@ -16,6 +16,7 @@ from models.paths import matches, merge, named_leaves
 from models.published import luke_tables, tables
 from models.published.errors import listed
 from models.published.names import Table, from_published, widened
+from models.published.tasks import task_of
 
 # Family -> part of a model -> what finds it among the names of tensors, in Hugging Face's spelling or TensorFlow's
 MARKS = {
@@ -107,8 +108,12 @@ def chosen(params: Mapping[str, Any], table: Table) -> dict:
 
 
 def lacks(model: Any, family: str) -> tuple[str, ...]:
-  """Notes on heads that pretraining has and the file has not. Each network of an ELECTRA has a head of its own."""
+  """Notes on heads that pretraining has and the file has not, unless it has the head of a task. Each network of an
+  ELECTRA has a head of its own.
+  """
   heads = model.config.heads_on_top
+  if task_of(model.config) is not None:
+    return ()
   wanted = PUBLISHED_HEADS[family] if family != "electra" else heads or ("rtd",)
   return tuple(f"the file has no {head} head" for head in wanted if head not in heads)
 

@@ -29,7 +29,9 @@ from models.published.names import (
   leaf,
   stacked,
 )  # fmt: skip
+from models.published.tasks import TASKS, task_of
 from models.stack import copy_rows
+from models.task_heads import TASK_HEADS, HeadedConfig, summarizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,18 @@ def pair_head(s: Spelling, name: str) -> list[Entry]:
   ]
 
 
+def task_head(s: Spelling, family: str, c: HeadedConfig) -> list[Entry]:
+  """The head of a task, if the model has one."""
+  name = task_of(c)
+  if name is None:
+    return []
+  task = TASKS[family][name]
+  if summarizes(c, name):
+    return dense(s, f"heads/{name}/dense", task.dense) + dense(s, f"heads/{name}/output", task.module)
+  entries = dense(s, f"heads/{name}", task.module)
+  return entries if TASK_HEADS[name].bias else entries[:1]
+
+
 def table(
   s: Spelling, c: EncoderConfig, model: str, entries: Sequence[Entry], fixed: Mapping[str, np.ndarray] | None = None
 ) -> Table:
@@ -188,7 +202,7 @@ TYPE_TABLE = "embeddings/token_type_embeddings"
 
 
 def bert(c: BertConfig, s: Spelling = TORCH) -> Table:
-  """BERT, and SpanBERT's encoder and masked-token head, which are BERT's."""
+  """BERT, and what SpanBERT shares with it."""
   torch, mlm = s is TORCH, "mlm" in c.heads_on_top
   tied = ("cls.predictions.decoder.weight",) if torch and mlm else ()
   entries = embeddings(s, c, "embeddings", "bert/embeddings", tied)
@@ -202,7 +216,7 @@ def bert(c: BertConfig, s: Spelling = TORCH) -> Table:
     entries += pair_head(s, "cls/seq_relationship")
   if "sbo" in c.heads_on_top:
     entries += _boundary_head(s)
-  return table(s, c, "bert", entries)
+  return table(s, c, "bert", entries + task_head(s, "bert", c))
 
 
 TRANSFORM = {"dense": "transform/dense", "norm": "transform/LayerNorm"}
@@ -232,7 +246,7 @@ def roberta(c: BertConfig, s: Spelling = TORCH) -> Table:
     entries += token_head(s, "lm_head", "lm_head.bias", inner, ("lm_head.decoder.bias",))
   if "pair" in c.heads_on_top:  # no published model has one
     entries += pair_head(s, "seq_relationship")
-  return table(s, c, "roberta", entries)
+  return table(s, c, "roberta", entries + task_head(s, "roberta", c))
 
 
 def albert(c: BertConfig, s: Spelling = TORCH) -> Table:
@@ -264,7 +278,7 @@ def albert(c: BertConfig, s: Spelling = TORCH) -> Table:
   if torch and not c.projection:  # Hugging Face's always has the map; TensorFlow's only where widths differ
     fixed[s.join(mapping, "weight")] = np.eye(c.hidden, dtype=np.float32)
     fixed[s.join(mapping, "bias")] = np.zeros(c.hidden, np.float32)
-  return table(s, c, model, entries, fixed)
+  return table(s, c, model, entries + task_head(s, "albert", c), fixed)
 
 
 def albert_groups(c: BertConfig, s: Spelling) -> tuple[int, dict[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""Published models: folders in Hugging Face's layout to a module with parameters, and back.
+"""Published models: folders in Hugging Face's layout, or AllenNLP's of an ELMo, to a module with parameters, and back.
 
 What was written comes back bit for bit (rows that only pad a vocabulary as zeros), under the same config.
 """
@@ -15,15 +15,17 @@ import numpy as np
 
 from models.bert import Bert, BertConfig
 from models.electra import Electra, ElectraConfig
+from models.elmo import Elmo
 from models.encoder import EncoderConfig
 from models.luke import Luke, LukeConfig
 from models.paths import merge, named_leaves
-from models.published import electra_tables, files, luke_files, luke_tables, tables
+from models.published import allennlp, electra_tables, files, luke_files, luke_tables, tables
 from models.published.configs import encoder_fields, family_of, published_config, refuse_activation
 from models.published.errors import WeightsError, listed
 from models.published.names import Table, to_published
 from models.published.parts import MARKS, TABLES, Published, Stored, chosen, lacks, params_of, shapes_of, stored
 from models.published.releases import load_tensorflow
+from models.published.tasks import notes_of, stored_fields, task_keys
 from models.spanbert import SpanBert, SpanBertConfig
 
 __all__ = ("Published", "is_pair", "load", "load_tensorflow", "save")
@@ -43,7 +45,7 @@ def is_pair(folder: str | os.PathLike[str]) -> bool:
 def load(
   folder: str | os.PathLike[str], dtype: Any = jnp.float32, pytorch_bin: bool = False, drop: Sequence[str] = ()
 ) -> Published:
-  """The model of a folder with config.json and weights, with the heads that the file has.
+  """The model of a folder with config.json and weights, with the heads that the file has; or with options and weights.
 
   An ELECTRA generator is a `Bert`, a discriminator an `Electra` without generator; a folder that holds both, in
   `discriminator` and `generator`, is one `Electra`.
@@ -57,11 +59,15 @@ def load(
   """
   if is_pair(folder):
     return _load_pair(Path(folder), dtype, pytorch_bin, drop)
+  if allennlp.is_folder(folder):
+    model, params = allennlp.load(folder, dtype)
+    note = "the files have no softmax; one that trains starts from the seed"
+    return Published("elmo", model, params, allennlp.options_of(model.config), (note,))
   found = _read(Path(folder), pytorch_bin, drop)
   family = family_of(found.config, found.source)
   model, table = _single(found, family, dtype)
   params, notes = params_of(model, table, found)
-  return Published(family, model, params, found.config, (*notes, *lacks(model, family)))
+  return Published(family, model, params, found.config, (*notes, *lacks(model, family), *notes_of(found.config)))
 
 
 def _read(folder: Path, pytorch_bin: bool, drop: Sequence[str]) -> Stored:
@@ -80,11 +86,11 @@ def _single(found: Stored, family: str, dtype: Any) -> tuple[Any, Table]:
   fields["types"] = 0 if _typeless(found.tensors) else fields["types"]
   fields["projection"] = fields["embedding"] != fields["hidden"] or _maps(found.tensors)
   if family == "electra" and "mlm" not in has:
-    heads = tuple(part for part in ("rtd", "restore", "gate") if part in has)
-    electra = ElectraConfig(**fields, generator=None, tie="embeddings", heads_on_top=heads)
+    heads = [part for part in ("rtd", "restore", "gate") if part in has]
+    electra = ElectraConfig(**fields, **stored_fields(found, family, heads), generator=None, tie="embeddings")
     return Electra(electra), electra_tables.both(electra)["discriminator"]
-  on_top = tuple(part for part in ("mlm", "pair", "sbo") if part in has)
-  fields |= {"pooler": "pooler" in has, "heads_on_top": on_top}
+  on_top = [part for part in ("mlm", "pair", "sbo") if part in has]
+  fields |= {"pooler": "pooler" in has, **stored_fields(found, family, on_top)}
   if family == "electra":
     config = BertConfig(**fields)
     return Bert(config), electra_tables.generator(config)
@@ -160,17 +166,20 @@ def save(
   extra: Callable[[Path], None] = lambda folder: None,
   labels: Sequence[str] = (),
 ) -> None:
-  """Writes a folder that transformers loads, whole or not at all, with SHA256SUMS.
+  """Writes a folder that transformers loads, or AllenNLP an ELMo, whole or not at all, with SHA256SUMS.
 
-  Both networks of an ELECTRA go to folders of their own in it, `discriminator` and `generator`.
+  Both networks of an ELECTRA go to folders of their own in it, `discriminator` and `generator`. An ELMo's softmax is
+  left out: its files have no place for it.
 
   Args:
     special: ids of the tokenizer's pad, cls and sep.
     labels: names of the outputs of a task's head.
-    extra: called with each unfinished folder that has a config.json, to put the tokenizer's files there.
+    extra: called with each unfinished folder that has a model, to put the tokenizer's files there.
   Raises:
     WeightsError: the folder holds other things, the parameters are not the model's, or no published layout holds it.
   """
+  if isinstance(model, Elmo):
+    return allennlp.write(folder, model, params, extra)
   written = {}
   parts = _parts(family, model.config, labels)
   for name, (config, heads, table, own) in parts.items():
@@ -196,11 +205,11 @@ def _parts(
     if family == "electra":
       return {"": (config, config.heads_on_top, electra_tables.generator(config), {})}
     table = TABLES["bert" if family == "spanbert" else family](config, tables.TORCH)
-    return {"": (config, config.heads_on_top, table, {})}
+    return {"": (config, config.heads_on_top, table, task_keys(config, family, labels))}
   both = electra_tables.both(config)
   heads = tuple(head for head in config.heads_on_top if head not in ("mlm", "baseline"))
   if config.generator is None:
-    return {"": (config, heads, both["discriminator"], {})}
+    return {"": (config, heads, both["discriminator"], task_keys(config, family, labels))}
   tie = {TIE: config.tie}
   return {
     "discriminator": (config, heads, both["discriminator"], tie),

@@ -1,21 +1,26 @@
-"""Step time of ELMo's recurrent stack against PyTorch's nn.LSTM with proj_size, on this machine's CPU.
+"""Step time of ELMo's training against PyTorch's nn.LSTM with proj_size, on this machine's CPU.
 
-    python -m tests.peers.elmo_speed --torch_python=PYTHON_WITH_TORCH [--rounds=11] [--update=adagrad] [--unroll=1]
+    python -m tests.peers.elmo_speed --torch_python=PYTHON_WITH_TORCH [--part=stack|whole] [--rounds=11] [--unroll=1]
 
-The stack of the original size: two directions that share nothing, two layers, cell 4096, projection 512, a skip around
-the second layer, 32 rows of 20 steps, float32; forward and backward pass and Adagrad's update (PyTorch's fused one).
-One process each, all alive side by side and at work strictly in turn on all cores, so that whatever else the machine
-does falls on both; the ratio is the median of those within a round. Before anything is timed both must give the same
-loss and the same gradient norms of every parameter and of the input, to 1e-4.
+The original size: two directions that share nothing, two layers, cell 4096, projection 512, a skip around the second
+layer, 32 rows of 20 steps, float32; forward and backward pass, the clip of the gradient's norm at 10, Adagrad.
 
-nn.LSTM has no clips, so PyTorch does less work than ours here; with these inputs none is reached, so the figures agree.
-It has a second bias, which stays zero and is not updated. The last line is one JSON object, which also goes to
-docs/results/elmo_speed_cpu.json (--output).
+  stack   the LSTMs alone, between an input that is trained like a parameter and the mean square of the top layer
+  whole   behind characters (each of 704 distinct words once, on both sides; 2048 filters, two highway layers), under a
+          softmax over 8192 words, as many as the sampled one compares
+
+`ours` is the step that train.py runs. `pytorch` is tests/peers/elmo_pytorch.py, `pytorch_kept` the same with malloc set
+up as train.py does it. One process each, side by side and at work strictly in turn on all cores, so that whatever else
+the machine does falls on all; ratios are medians of those within a round. Before anything is timed the losses and
+gradient norms of three steps must agree to 1e-4, so that the updates agree too. No clip of cells or projections, which
+PyTorch lacks, is reached with these inputs, so the figures agree; ours does that work all the same. The last line is a
+JSON object, which also goes into docs/results/elmo_speed_cpu.json (--output), under the name of the part.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -28,218 +33,233 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS, LR, START = 2, 0.2, 1.0  # of Adagrad: the rate, and what its sums begin at
-WARM, AGREE, LIMIT = 2, 1e-4, 1.2
+LAYERS, HIGHWAY, CHARACTERS, EMBEDDING, WORDS, VOCAB = 2, 2, 50, 16, 704, 8192
+FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+RATE, START, CLIP = 0.2, 1.0, 10.0  # Adagrad's rate, what its sums begin at; bound of the gradient's norm
+CHECKED, AGREE, WANTED = 3, 1e-4, 1.2
+PEERS = ("pytorch", "pytorch_kept")
+KEPT = {  # trainer/host_memory.py, by environment
+  "MALLOC_ARENA_MAX": "1",
+  "MALLOC_MMAP_MAX_": "0",
+  "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+  "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 class Worker:
   """A child process that takes its step once when told and answers with one JSON line."""
 
   def __init__(self, role: str, python: str, flags: argparse.Namespace):
-    names = ("cell", "projection", "batch_size", "steps", "unroll", "update")
+    names = ("part", "cell", "projection", "batch_size", "steps", "unroll", "recompute")
     command = [python, "-m", "tests.peers.elmo_speed", f"--role={role}"]
     command += [f"--{name}={getattr(flags, name)}" for name in names]
+    environment = {**os.environ, **(KEPT if role == "pytorch_kept" else {})}
     self.role = role
     self.process = subprocess.Popen(
-      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ), cwd=ROOT
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
-    self.about = self._answer()
 
   def seconds(self) -> float:
     """Of one step."""
     self.process.stdin.write("go\n")
     self.process.stdin.flush()
-    return self._answer()["seconds"]
+    return self.answer()["seconds"]
 
   def close(self) -> None:
     self.process.stdin.close()
     self.process.wait()
 
-  def _answer(self) -> dict:
+  def answer(self) -> dict:
+    """The next line of the worker; the first one holds its version and [loss, norm] of the first steps."""
     line = self.process.stdout.readline()
     if not line:
       raise SystemExit(f"error: the {self.role} worker ended; its message stands above")
     return json.loads(line)
 
 
-def arrays(flags: argparse.Namespace) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Parameters as `ProjectedLstms` names them, gates i, j, f, o, and the input [R, L, B, P]; the same for both."""
-  rng, cell, width = np.random.default_rng(0), flags.cell, flags.projection
-  draw = lambda *shape: rng.uniform(-1, 1, shape).astype(np.float32) * np.float32(cell**-0.5)
-  lead = (LAYERS, 2)
-  params = {
-    "input": draw(*lead, width, 4, cell),
-    "recurrent": draw(*lead, width, 4, cell),
-    "bias": draw(*lead, 4, cell),
-    "projection": draw(*lead, cell, width),
+def parameters(flags: argparse.Namespace) -> dict[str, np.ndarray]:
+  """{path: float32 array} as `models.elmo` names them, uniform within a bound; the same in all workers."""
+  cell, width, size = flags.cell, flags.projection, sum(number for _, number in FILTERS)
+  shapes = {
+    "layers/input/kernel": ((LAYERS, 2, width, 4, cell), cell**-0.5),
+    "layers/recurrent/kernel": ((LAYERS, 2, width, 4, cell), cell**-0.5),
+    "layers/bias": ((LAYERS, 2, 4, cell), cell**-0.5),
+    "layers/projection/kernel": ((LAYERS, 2, cell, width), cell**-0.5),
   }
-  return params, rng.normal(size=(2, flags.steps, flags.batch_size, width)).astype(np.float32)
+  if flags.part == "stack":
+    shapes["x"] = (2, flags.steps, flags.batch_size, width), 1.0
+  else:
+    shapes["char/embedding"] = (262, EMBEDDING), 1.0
+    for i, (places, number) in enumerate(FILTERS):
+      shapes |= {f"char/conv_{i}/kernel": ((places, EMBEDDING, number), 0.05), f"char/conv_{i}/bias": ((number,), 0.05)}
+    for name in (f"highway_{i}/{gate}" for i in range(HIGHWAY) for gate in ("carry", "transform")):
+      shapes |= {f"char/{name}/kernel": ((size, size), size**-0.5), f"char/{name}/bias": ((size,), 0.05)}
+    shapes |= {"char/projection/kernel": ((size, width), size**-0.5), "char/projection/bias": ((width,), 0.05)}
+    shapes |= {"heads/softmax/kernel": ((VOCAB, width), width**-0.5), "heads/softmax/bias": ((VOCAB,), 0.05)}
+  rng = np.random.default_rng(0)
+  return {path: rng.uniform(-bound, bound, shape).astype(np.float32) for path, (shape, bound) in shapes.items()}
 
 
-def ours(flags: argparse.Namespace) -> tuple[dict, Callable[[], None]]:
-  """(what the first pass gives, a step)."""
+def streams(flags: argparse.Namespace) -> dict[str, np.ndarray]:
+  """The integers of a batch of `data.batch.Chars`."""
+  rng, rows = np.random.default_rng(1), (flags.batch_size, 2, flags.steps)
+  draw = lambda low, high, shape: rng.integers(low, high, shape).astype(np.int32)
+  return {
+    "words": draw(1, 262, (1, WORDS, CHARACTERS)),
+    "index": draw(0, WORDS, rows),
+    "targets": draw(0, VOCAB, rows),
+  }
+
+
+# --- workers --------------------------------------------------------------------------------------------------------
+
+
+def ours(flags: argparse.Namespace) -> tuple[str, Callable[[], tuple[float, float]]]:
+  """(version, a step of training that returns the loss and the norm of the gradient)."""
   from trainer.host_memory import keep_freed_memory
 
   keep_freed_memory()
   import jax
   import jax.numpy as jnp
 
-  from models.recurrent import ProjectedLstms, RecurrentConfig, empty_carry
+  from data.batch import Chars
+  from models.elmo import Elmo, ElmoConfig
+  from models.paths import merge
+  from models.recurrent import ProjectedLstms
+  from models.sharding import make_mesh
+  from objectives.language import LanguageObjective
+  from objectives.optimizers import Optimizer, adagrad, constant_schedule
+  from objectives.state import State, init_opt
+  from objectives.step import StepSettings, make_step
 
-  config = RecurrentConfig(flags.cell, flags.projection, LAYERS, 3.0, 3.0, True, 0.0, flags.unroll, False)
-  given, x = arrays(flags)
-  params = {name: leaf if name == "bias" else {"kernel": leaf} for name, leaf in given.items()}
-  params = jax.tree.map(jnp.asarray, params)
+  model = ElmoConfig(
+    vocab_size=VOCAB, input="characters", characters=CHARACTERS, char_embedding=EMBEDDING, filters=FILTERS,
+    activation="relu", highway=HIGHWAY, layers=LAYERS, cell=flags.cell, projection=flags.projection, cell_clip=3.0,
+    projection_clip=3.0, skip=True, dropout=0.0, recompute_gates=bool(flags.recompute), unroll=flags.unroll,
+  )  # fmt: skip
 
-  def loss(params, x, carry):
-    outputs, carry = ProjectedLstms(config).apply({"params": params}, x, carry)
-    return jnp.mean(jnp.square(outputs[-1])), carry
+  @dataclasses.dataclass(frozen=True)
+  class Squares(LanguageObjective):
+    """The mean square of the top layer over an input that is a parameter."""
 
-  def step(params, sums, x, carry):
-    (value, carry), (grads, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x, carry)
-    if flags.update == "none":
-      return params, sums, carry, (value, grads, dx)
-    sums = jax.tree.map(lambda s, g: s + g * g, sums, grads)
-    params = jax.tree.map(lambda p, s, g: p - LR * g * jax.lax.rsqrt(s), params, sums, grads)
-    return params, sums, carry, (value, dx)
+    weights = {"square": 1.0}
 
-  norm = lambda leaf: jnp.sqrt(jnp.sum(jnp.square(leaf)))
-  x, carry = jnp.asarray(x), empty_carry(config, flags.batch_size)
-  (value, _), (grads, dx) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x, carry)
-  first = {name: float(norm(grads[name] if name == "bias" else grads[name]["kernel"])) for name in given}
-  about = {"version": jax.__version__, "loss": float(value), "norms": first | {"x": float(norm(dx))}}
-  sums = jax.tree.map(lambda p: jnp.full(p.shape, START), params)
-  del grads, dx
-  step = jax.jit(step, donate_argnums=(0, 1, 3)).lower(params, sums, x, carry).compile()
-  state = [params, sums, carry]
+    def counts(self, batch):
+      return {"square": jnp.float32(batch.index.size * self.model.config.projection)}
 
-  def once() -> None:
-    *state[:], report = step(state[0], state[1], x, state[2])
-    jax.block_until_ready((state, report))
+    def sums(self, params, carry, batch, draws, train):
+      lstms = ProjectedLstms(self.model.config.recurrent)
+      outputs, carry = lstms.apply({"params": params["layers"]}, params["x"], carry)
+      return {"square": jnp.sum(jnp.square(outputs[-1]))}, {}, carry
 
-  return about, once
+  objective = (Squares if flags.part == "stack" else LanguageObjective)(Elmo(model), "full", 1, "never")
+  optimizer = Optimizer(adagrad(START), constant_schedule(RATE, 0, 1), CLIP)
+  batch = Chars(**streams(flags), weights=np.ones((flags.batch_size, 2, flags.steps), np.float32))
+  batch = jax.tree.map(jnp.asarray, batch)
+  params = jax.tree.map(jnp.asarray, merge(*({path: leaf} for path, leaf in parameters(flags).items())))
+  zero = jnp.zeros((), jnp.int32)
+  state = State(zero, zero + 0, zero + 0, params, init_opt(optimizer, params, ()), objective.carry(batch))
+  step = make_step(objective, optimizer, StepSettings(0, 1, float(flags.steps)), make_mesh(1, 1, jax.devices()[:1]))
+  step = jax.jit(step, donate_argnums=0)
+
+  def once() -> tuple[float, float]:
+    nonlocal state
+    state, report = jax.block_until_ready(step(state, batch))
+    losses = (objective.weights[term] * report.sums[term] / report.counts[term] for term in report.sums)
+    return float(sum(losses)), float(report.grad_norm)
+
+  return jax.__version__, once
 
 
-def peer(flags: argparse.Namespace) -> tuple[dict, Callable[[], None]]:
+def pytorch(flags: argparse.Namespace) -> tuple[str, Callable[[], tuple[float, float]]]:
   """The same of PyTorch."""
   import torch
 
-  given, x = arrays(flags)
-  order = [0, 2, 1, 3]  # ours i, j, f, o; PyTorch's i, f, g, o
-  nets = [[torch.nn.LSTM(flags.projection, flags.cell, proj_size=flags.projection) for _ in range(2)] for _ in range(2)]
-  for layer in range(LAYERS):
-    for r in range(2):
-      net, at = nets[layer][r], lambda name, layer=layer, r=r: given[name][layer, r]
-      rows = lambda kernel: torch.from_numpy(np.ascontiguousarray(kernel[:, order].reshape(len(kernel), -1).T))
-      bias = at("bias")[order] + np.array([0, 1, 0, 0], np.float32)[:, None]
-      net.weight_ih_l0.data, net.weight_hh_l0.data = rows(at("input")), rows(at("recurrent"))
-      net.weight_hr_l0.data = torch.from_numpy(np.ascontiguousarray(at("projection").T))
-      net.bias_ih_l0.data, net.bias_hh_l0.data = torch.from_numpy(bias.reshape(-1)), torch.zeros(4 * flags.cell)
-      net.bias_hh_l0.requires_grad_(False)
-  params = [p for pair in nets for net in pair for p in net.parameters() if p.requires_grad]
-  inputs = [torch.from_numpy(direction.copy()).requires_grad_() for direction in x]
-  zeros = lambda width: torch.zeros(1, flags.batch_size, width)
-  states = [[(zeros(flags.projection), zeros(flags.cell)) for _ in range(2)] for _ in range(2)]
-  optimizer = torch.optim.Adagrad(params, LR, initial_accumulator_value=START, eps=0.0, fused=True)
+  from tests.peers.elmo_pytorch import train_step
 
-  def backward() -> float:
-    for p in (*params, *inputs):
-      p.grad = None
-    loss = 0.0
-    for r in range(2):
-      y = inputs[r]
-      for layer in range(LAYERS):
-        z, state = nets[layer][r](y, states[layer][r])
-        states[layer][r] = tuple(part.detach() for part in state)
-        y = y + z if layer else z
-      loss = loss + y.square().sum()
-    loss = loss / x.size
-    loss.backward()
-    return loss.item()
-
-  def once() -> None:
-    backward()
-    if flags.update == "adagrad":
-      optimizer.step()
-
-  value = backward()
-  norm = lambda parts: float(sum(p.grad.square().sum() for p in parts) ** 0.5)
-  of = {"input": "weight_ih_l0", "recurrent": "weight_hh_l0", "bias": "bias_ih_l0", "projection": "weight_hr_l0"}
-  norms = {name: norm([getattr(net, own) for pair in nets for net in pair]) for name, own in of.items()}
-  return {"version": torch.__version__, "loss": value, "norms": norms | {"x": norm(inputs)}}, once
+  return torch.__version__, train_step(parameters(flags), streams(flags), RATE, START, CLIP, float(flags.steps))
 
 
-ROLES = {"ours": ours, "pytorch": peer}
+ROLES = {"ours": ours, "pytorch": pytorch, "pytorch_kept": pytorch}
 
 
 def serve(flags: argparse.Namespace) -> None:
-  """A worker's life: say what the first pass gives, then time a step for every line of stdin."""
-  about, once = ROLES[flags.role](flags)
-  print(json.dumps(about), flush=True)
+  """A worker's life: say what the first steps give, then time a step for every line of stdin."""
+  version, once = ROLES[flags.role](flags)
+  print(json.dumps({"version": version, "first": [once() for _ in range(CHECKED)]}), flush=True)
   for _ in sys.stdin:
     start = time.perf_counter()
     once()
     print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
-def agree(workers: list[Worker]) -> float:
-  """Largest relative difference of the loss and the norms; ends the program above AGREE."""
-  mine, theirs = ({"loss": worker.about["loss"]} | worker.about["norms"] for worker in workers)
-  worst = max(abs(mine[name] - theirs[name]) / abs(theirs[name]) for name in theirs)
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+def difference(mine: list, theirs: list) -> float:
+  """Largest relative one of losses and norms; ends the program above AGREE."""
+  worst = float(np.max(np.abs(np.array(mine) / np.array(theirs) - 1)))
   if not worst < AGREE:
-    raise SystemExit(f"error: {workers[0].role} gives {mine}, {workers[1].role} {theirs}; want {AGREE}: not one model")
+    raise SystemExit(f"error: [loss, norm] of {CHECKED} steps: ours {mine}, PyTorch {theirs}; want {AGREE} at most")
   return worst
+
+
+def flops(flags: argparse.Namespace) -> int:
+  """Of the LSTMs' matrix products in one step, forward and backward."""
+  tokens = 2 * LAYERS * flags.steps * flags.batch_size
+  return 3 * 2 * tokens * (2 * flags.projection * 4 * flags.cell + flags.cell * flags.projection)
 
 
 def compare(flags: argparse.Namespace) -> dict:
   """The figures."""
-  workers = [Worker("ours", sys.executable, flags), Worker("pytorch", flags.torch_python, flags)]
-  worst = agree(workers)
+  workers = [Worker(role, sys.executable if role == "ours" else flags.torch_python, flags) for role in ROLES]
+  first = {worker.role: worker.answer() for worker in workers}
+  worst = max(difference(first["ours"]["first"], first[peer]["first"]) for peer in PEERS)
   times: dict[str, list[float]] = {worker.role: [] for worker in workers}
-  for number in range(-WARM, flags.rounds):
-    for worker in workers if number % 2 else reversed(workers):
-      seconds = worker.seconds()
-      if number >= 0:
-        times[worker.role].append(seconds)
+  for number in range(flags.rounds):
+    for worker in workers[number % len(workers) :] + workers[: number % len(workers)]:
+      times[worker.role].append(worker.seconds())
     print(f"round {number + 1}/{flags.rounds}", file=sys.stderr)
   for worker in workers:
     worker.close()
-  ratios = [theirs / mine for mine, theirs in zip(times["ours"], times["pytorch"])]
-  width, tokens = flags.projection, 2 * LAYERS * flags.steps * flags.batch_size
-  flops = 3 * 2 * tokens * (2 * width * 4 * flags.cell + flags.cell * width)
-  seconds = {role: round(statistics.median(values), 4) for role, values in times.items()}
-  return {
-    "case": {name: getattr(flags, name) for name in ("cell", "projection", "batch_size", "steps", "update", "unroll")},
+  ratios = {peer: [theirs / mine for mine, theirs in zip(times["ours"], times[peer])] for peer in PEERS}
+  names = ("part", "cell", "projection", "batch_size", "steps", "unroll", "recompute")
+  figures = {
+    "case": {name: getattr(flags, name) for name in names},
     "cores": os.cpu_count(),
-    "versions": {worker.role: worker.about["version"] for worker in workers},
+    "versions": {role: about["version"] for role, about in first.items()},
     "rounds": flags.rounds,
     "largest_difference": worst,
-    "seconds_median": seconds,
+    "seconds_median": {role: round(statistics.median(values), 4) for role, values in times.items()},
     "seconds_least": {role: round(min(values), 4) for role, values in times.items()},
-    "gflops": {role: round(flops / value / 1e9, 1) for role, value in seconds.items()},
-    "faster_median": round(statistics.median(ratios), 3),
-    "faster_range": [round(min(ratios), 3), round(max(ratios), 3)],
-    "wanted": LIMIT,
+    "faster_median": {peer: round(statistics.median(values), 3) for peer, values in ratios.items()},
+    "faster_range": {peer: [round(min(values), 3), round(max(values), 3)] for peer, values in ratios.items()},
+    "wanted": WANTED,
   }
+  if flags.part == "stack":
+    figures["gflops_at_least_time"] = {role: round(flops(flags) / min(t) / 1e9, 1) for role, t in times.items()}
+  return figures
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--torch_python", default=sys.executable, help="interpreter with torch and numpy")
+  parser.add_argument("--part", default="stack", choices=("stack", "whole"))
   parser.add_argument("--rounds", type=int, default=11)
   parser.add_argument("--cell", type=int, default=4096)
   parser.add_argument("--projection", type=int, default=512)
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--steps", type=int, default=20)
-  parser.add_argument("--unroll", type=int, default=1)
-  parser.add_argument("--update", default="adagrad", choices=("adagrad", "none"))
+  parser.add_argument("--unroll", type=int, default=1, help="model.unroll of ours")
+  parser.add_argument("--recompute", type=int, default=0, choices=(0, 1), help="model.recompute_gates of ours")
   parser.add_argument("--output", default=str(ROOT / "docs/results/elmo_speed_cpu.json"))
-  parser.add_argument("--role", default="", help=argparse.SUPPRESS)
+  parser.add_argument("--role", default="", choices=("", *ROLES), help=argparse.SUPPRESS)
   flags = parser.parse_args()
   if flags.role:
     return serve(flags)
-  figures = compare(flags)
-  Path(flags.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+  figures, path = compare(flags), Path(flags.output)
+  before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  path.write_text(json.dumps(before | {flags.part: figures}, indent=2) + "\n", encoding="utf-8")
   print(json.dumps(figures))
 
 

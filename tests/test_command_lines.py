@@ -1,0 +1,93 @@
+"""Command lines: flags and configs out of them, and each mistake one line, in seconds and without jax."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_config_errors import line_of
+from trainer.command import Flag, parse_command
+from trainer.rules import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = (
+  Flag("workdir", "", "where the run lives", required=True),
+  Flag("allow_change", False, "go on with a changed config"),
+  Flag("limit", 20, "steps"),
+)
+GOOD = ["--config=configs/bert.py:tiny", "--workdir=here"]
+
+
+def test_a_command_line_gives_config_and_flags():
+  command = parse_command([*GOOD, "--config.model.layers=3", "--allow_change", "--limit", "5"], FLAGS)
+  assert command.config.model.layers == 3
+  assert vars(command.flags) == {"workdir": "here", "allow_change": True, "limit": 5}
+  assert parse_command(GOOD, FLAGS).flags.allow_change is False
+  assert command.source == "configs/bert.py:tiny"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "parts"),
+  [
+    (["--workdir=here"], ("--config", "configs/bert.py:tiny")),
+    (GOOD[:1], ("--workdir", "missing", "where the run lives")),
+    ([*GOOD, "--workdri=there"], ("--workdri", "--workdir")),
+    ([*GOOD, "--batch_size=8"], ("--batch_size", "--config.batch_size")),
+    ([*GOOD, "--conifg.steps=8"], ("--conifg.steps", "--config")),
+    ([*GOOD, "--workdir=there"], ("--workdir", "twice")),
+    ([*GOOD, "--config=configs/bert.py:base"], ("--config", "twice")),
+    ([*GOOD, "--config.steps=4", "--config.steps=5"], ("--config.steps", "twice")),
+    ([*GOOD, "--limit=many"], ("--limit", "int")),
+    ([*GOOD, "--allow_change=maybe"], ("--allow_change", "true or false")),
+    ([*GOOD, "--config.steps"], ("--config.steps", "no value")),
+    ([*GOOD, "steps=5"], ("steps=5", "--flag=value")),
+    ([*GOOD, "--"], ("'--'", "--flag=value")),
+    ([*GOOD, "--config.=5"], ("config key", "did you mean")),
+  ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, parts):
+  with pytest.raises(ConfigError) as error:
+    parse_command(arguments, FLAGS)
+  line = line_of(error)
+  assert all(part in line for part in parts), line
+
+
+PROGRAM = """
+import sys
+from trainer.command import Flag, parse_or_exit
+command = parse_or_exit((Flag("workdir", "", "where the run lives"),), "Trains.")
+assert "jax" not in sys.modules and "flax" not in sys.modules
+print(command.config.model.layers)
+"""
+
+
+def run(*arguments):
+  start = time.monotonic()
+  command = [sys.executable, "-c", PROGRAM, *arguments]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  return done, time.monotonic() - start
+
+
+def test_a_wrong_config_ends_a_program_in_seconds_with_one_line_and_code_2():
+  done, seconds = run("--config=configs/bert.py:tiny", "--config.modle.hiden=3")
+  assert (done.returncode, done.stdout) == (2, "")
+  assert len(done.stderr.splitlines()) == 1
+  assert "modle.hiden" in done.stderr
+  assert "model.hidden" in done.stderr
+  assert "configs/bert.py:tiny" in done.stderr
+  assert seconds < 5
+
+
+def test_loading_and_checking_a_config_imports_no_jax():
+  done, seconds = run("--config=configs/bert.py:tiny", "--config.model.layers=3")
+  assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+  assert seconds < 5
+
+
+def test_help_names_the_flags():
+  done, _ = run("--help")
+  assert done.returncode == 0
+  assert "--workdir" in done.stdout
+  assert "--config.KEY=VALUE" in done.stdout

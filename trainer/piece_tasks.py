@@ -1,0 +1,82 @@
+"""Rows of tasks in pieces of words, for encoders, and what their tokens and entities follow from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.entity_vocabulary import EntityVocabulary
+from data.tasks import links, registry
+from data.tasks.batches import Shape
+from data.tasks.files import read_text
+from data.tokenizers import Tokenizer
+from objectives.tasks import KINDS
+from trainer.rules import ConfigError
+from trainer.task_data import Builder
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PieceForm:
+  """A `trainer.task_data.Form` of tokens.
+
+  task: its rows are cut to the length of the config. entities: of the model's table, which `links` leads to.
+  links: file of the links of SQuAD's articles; None where a question has no entities.
+  """
+
+  task: registry.Task
+  tokenizer: Tokenizer
+  entities: EntityVocabulary
+  links: Path | None
+  length: int
+  pack: int
+  offsets: str
+
+  @property
+  def by_column(self) -> bool:
+    return KINDS[self.task.head].by_column
+
+  @functools.cached_property
+  def digest(self) -> str:
+    own = [self.task.head, self.length, self.offsets, self.tokenizer.digest]
+    own += [] if self.links is None else [self.entities.digest, read_text(self.links)]
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+
+  def builder(self, examples: Sequence) -> Builder:
+    rows = self.task.rows
+    if self.links is not None:
+      found = links.read_links(self.links, {e.title for e in examples}, _id_of(self.entities))
+      rows = dataclasses.replace(rows, links=found)
+    return lambda part, labels: rows(part, self.tokenizer, labels)
+
+  def shape(self, rows: list, multiple: int) -> Shape:
+    pieces = max((len(columns) for row in rows for columns in row.mentions), default=1)
+    return Shape(
+      self.length, self.pack, multiple, self.tokenizer.special.pad, pieces, columns=self.task.head == "answer"
+    )
+
+  def save(self, folder: Path) -> None:
+    self.tokenizer.save(folder)
+    self.entities.save(folder)
+
+
+def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary) -> PieceForm:
+  """The form of a config; ConfigError for keys that the task cannot use."""
+  t, task = config.task, registry.find(config.task.name)
+  for key, plain in (("links", ""), ("offsets", "exact")):
+    if t[key] != plain and task.head != "answer":
+      raise ConfigError(f"config key task.{key}: got {t[key]!r}, want {plain!r}: {t.name} has no answers in passages")
+  task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, max_length=config.data.length))
+  if task.head == "answer":
+    task = dataclasses.replace(task, read=functools.partial(task.read, offsets=t.offsets))
+  links_file = Path(t.dir) / t.links if t.links else None
+  return PieceForm(task, tokenizer, entities, links_file, config.data.length, config.data.pack, t.offsets)
+
+
+def _id_of(entities: EntityVocabulary) -> Callable[[str], int | None]:
+  """Title -> entity; of a vocabulary of several languages the English titles need no language before them."""
+  return lambda title: entities.id_of(title, "en")
