@@ -125,11 +125,12 @@ def test_the_state_that_is_compared_has_the_carry_of_both_directions(whole):
 
 @pytest.mark.slow
 def test_sigkill_and_the_same_command_give_the_same_hash(base, source, tmp_path):
-  line = ("--config=configs/elmo.py:tiny", *arguments(source, steps=8))
-  want = train_command(tmp_path / "whole", *line)
-  killed = train_command(tmp_path / "killed", *line, SEPTET_KILL_AT="step:5")
+  run = functools.partial(train_command, recipe="configs/elmo.py:tiny")
+  line = arguments(source, steps=8)
+  want = run(tmp_path / "whole", *line)
+  killed = run(tmp_path / "killed", *line, SEPTET_KILL_AT="step:5")
   assert killed.returncode == -signal.SIGKILL
-  done = train_command(tmp_path / "killed", *line)
+  done = run(tmp_path / "killed", *line)
   hashes = [json.loads(run.stdout.splitlines()[-1])["state_sha256"] for run in (want, done)]
   assert hashes[0] == hashes[1] and "resumed" in done.stderr
 

@@ -2,7 +2,6 @@
 
 import json
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -179,14 +178,3 @@ def test_a_question_in_one_row_has_the_loss_of_its_choices_apart():
   cost = lambda own, right: np.log(np.exp(own).sum()) - own[right]
   assert objective.counts(batch)["task"] == 2
   assert float(sums["task"]) == pytest.approx(cost(logits[:3], 1) + cost(logits[3:], 0), rel=1e-4)
-
-
-REAL = Path(__file__).parent.parent / "../shared/data"
-
-
-@pytest.mark.parametrize("name, folder, size", [("swag", "SWAG", 20006), ("race", "RACE", 4887)])
-def test_real_files_have_the_published_numbers_of_questions(name, folder, size):
-  task = registry.find(name)
-  if not (REAL / folder / task.files["dev"]).exists():
-    pytest.skip(f"../shared/data has no {folder}")
-  assert len(task.examples(REAL / folder, "dev")) == size

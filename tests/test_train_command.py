@@ -25,8 +25,8 @@ def environment(**extra):
   return {**os.environ, "XLA_FLAGS": flags, **extra}
 
 
-def command(workdir, *arguments, **extra):
-  line = [sys.executable, "train.py", "--config=configs/bert.py:tiny", f"--workdir={workdir}", *arguments]
+def command(workdir, *arguments, recipe="configs/bert.py:tiny", **extra):
+  line = [sys.executable, "train.py", f"--config={recipe}", f"--workdir={workdir}", *arguments]
   return subprocess.run(line, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, timeout=300)
 
 
