@@ -229,6 +229,7 @@ def test_every_batch_is_held_against_its_contract(monkeypatch):
 # --- data.bench ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_ends_with_one_json_line_of_tokens_per_second():
   command = [sys.executable, "-m", "data.bench", "--tokens=30000", "--batches=2", "--batch_size=16"]
   root = pathlib.Path(__file__).parents[1]
