@@ -109,7 +109,10 @@ def main() -> None:
   if flags.role:
     return serve(flags)
   figures = compare(flags)
-  Path(flags.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+  output = Path(flags.output)  # a case with dropout and one without stand side by side
+  known = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
+  known["dropout" if flags.dropout else "no_dropout"] = figures
+  output.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
   print(json.dumps(figures))
 
 
