@@ -12,9 +12,10 @@ layer, 32 rows of 20 steps, float32; forward and backward pass, the clip of the 
 `ours` is the step that train.py runs. `pytorch` is tests/peers/elmo_pytorch.py, `pytorch_kept` the same with malloc set
 up as train.py does it. One process each, side by side and at work strictly in turn on all cores, so that whatever else
 the machine does falls on all; ratios are medians of those within a round. Before anything is timed the losses of three
-steps must agree to 1e-4, so that the updates agree too, and gradient norms as far as PyTorch adds them up. No clip of cells or projections, which
-PyTorch lacks, is reached with these inputs, so the figures agree; ours does that work all the same. The last line is a
-JSON object, which also goes into docs/results/elmo_speed_cpu.json (--output), under the name of the part.
+steps must agree to 1e-4, so that the updates agree too, and gradient norms as far as PyTorch adds them up. No clip of
+cells or projections, which PyTorch lacks, is reached with these inputs, so the figures agree; ours does that work all
+the same. The last line is a JSON object, which also goes into docs/results/elmo_speed_cpu.json (--output), under the
+name of the part.
 """
 
 from __future__ import annotations
