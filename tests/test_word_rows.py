@@ -12,12 +12,12 @@ from data import batch as contracts
 from data.batch import LabelledWords
 from data.characters import BEGIN, END, Spellings, spell
 from data.tasks import registry, tagging, tags
-from data.tasks.batches import Shape, TaskPipeline, in_order, rounded
+from data.tasks.batches import Shape, TaskPipeline, in_order
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.rows import TaskError, WordRow
 from data.tasks.tagging import TagPieces, tag_labels
 from data.tasks.texts import TextExample
-from data.tasks.word_batches import WordShape
+from data.tasks.word_batches import WordShape, spelled_words
 from data.tasks.word_rows import TagWords, TextWords, words_of
 from data.word_vectors import WordVocabulary
 from tests.task_rows import LETTERS, by_words, document, said
@@ -174,7 +174,7 @@ def test_a_batch_says_every_word_of_every_row():
   """Spelled back word by word; boundaries, padding and rows that there are not are what the contract says."""
   rows, vectors = rows_of_pairs(11), WordVocabulary(("b", "ünï", "c"))
   batch = WordShape(vectors, multiple=4, spellings_length=9).collate(rows).batch
-  assert contracts.validate(batch) == {"G": 1, "U": 12, "C": 9, "B": 12, "A": 2, "L": 32, "K": 1}
+  assert contracts.validate(batch) == {"G": 1, "U": 64, "C": 9, "B": 12, "A": 2, "L": 32, "K": 1}
   for i, row in enumerate(rows):
     assert batch.labels[i, 0] == row.labels[0] and batch.weights[i, 0] == 1
     for a, sentence in enumerate(row.sentences):
@@ -186,18 +186,17 @@ def test_a_batch_says_every_word_of_every_row():
       assert batch.ids[i, a, 1 : size - 1].tolist() == [vectors.id_of(word) for word in sentence]
       assert not batch.index[i, a, size:].any() and not batch.ids[i, a, size - 1 :].any() and not batch.ids[i, a, 0]
   assert not batch.lengths[11:].any() and not batch.weights[11:].any() and not batch.index[11:].any()
-  assert len(np.unique(batch.words[0], axis=0)) == len(words_of(rows)) + 2 == 12  # each once
+  assert len(words_of(rows)) == 10 and not batch.words[0, 12:].any()
+  assert len(np.unique(batch.words[0, :12], axis=0)) == 12  # each once, and the two boundaries
 
 
 def test_each_distinct_word_is_spelled_once_at_the_published_length():
   row = WordRow((("a", "b", "a", "a"),), np.zeros(1, np.int32), np.ones(1, np.float32))
   words = WordShape(WordVocabulary(())).collate([row, row]).batch.words
-  assert words.shape == (1, 4, 50)
+  assert words.shape == (1, 64, 50)
   np.testing.assert_array_equal(words[0, :2], [BEGIN, END])
-  np.testing.assert_array_equal(words[0, 2:], spell(["a", "b"]))
-  row = WordRow((tuple("abcdefg"),), np.zeros(1, np.int32), np.ones(1, np.float32))
-  words = WordShape(WordVocabulary(())).collate([row]).batch.words
-  assert words.shape == (1, 10, 50) and not words[0, 9].any() and words[0, :9].all()  # no word fills up the table
+  np.testing.assert_array_equal(words[0, 2:4], spell(["a", "b"]))
+  assert not words[0, 4:].any() and words[0, :4].all()  # no word fills up the table
 
 
 def test_labels_of_tags_stand_one_column_before_their_words():
@@ -237,9 +236,12 @@ def test_epochs_of_words_follow_from_seed_and_cursor():
 
 
 def test_batches_have_few_shapes():
+  sizes = [spelled_words(n) for n in range(1, 4097)]
+  assert sorted(set(sizes)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096]
+  assert all(size >= n and (size == 64 or size < n * 3 / 2) for n, size in enumerate(sizes, 1))
   rows = rows_of_pairs(64)
   shapes = {WordShape(WordVocabulary(())).collate(rows[: n + 1]).batch.words.shape[1] for n in range(63)}
-  assert shapes <= {rounded(n) for n in range(3, 13)} and max(shapes) == 12
+  assert shapes == {64}
 
 
 def test_words_belong_to_the_whole_batch_and_padding_is_counted():

@@ -31,7 +31,7 @@ class WordShape:
   spellings_length: int = LENGTH
 
   def collate(self, rows: Sequence[WordRow]) -> Placed:
-    """One batch, a row of it each; L is the first of WIDTHS that the longest sentence fits, U the `rounded` count."""
+    """One batch, a row of it each; L is the first of WIDTHS that the longest sentence fits, U `spelled_words`."""
     wanted = self.multiple * rounded(-(-len(rows) // self.multiple))
     longest = max(map(len, rows))
     width = next((width for width in WIDTHS if width >= longest), rounded(longest))
@@ -55,9 +55,19 @@ class WordShape:
   def _spelled(self, words: list[str]) -> np.ndarray:
     """int32 [1, U, C]: the boundaries, the words, and what fills up to one of a few sizes."""
     spellings = Spellings([*_BOUNDARIES, *words], self.spellings_length, boundaries=True)
-    table = np.full(rounded(len(spellings)), -1)
+    table = np.full(spelled_words(len(spellings)), -1)
     table[: len(spellings)] = np.arange(len(spellings))
     return spellings[table][None]
+
+
+def spelled_words(number: int) -> int:
+  """U: the first of 64, 96, 128, 192, 256, 384 ... that is at least `number`.
+
+  Nearly every batch has a number of its own, and each size is a program to compile: few sizes cost less than the words
+  that fill them up.
+  """
+  power = 1 << max(7, (number - 1).bit_length())
+  return next(size for size in (power // 2, power * 3 // 4, power) if size >= number)
 
 
 def _placed(batch: LabelledWords, count: int, counts: np.ndarray) -> Placed:
