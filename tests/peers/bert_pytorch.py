@@ -1,6 +1,6 @@
 """Our BERT train step against PyTorch's on the same machine: the same losses first, then the time of a step.
 
-    python tests/peers/bert_pytorch.py [--torch_python=PYTHON_WITH_TORCH] [--rounds=9] [--window=1] [--output=FILE.json]
+    python -m tests.peers.bert_pytorch [--torch_python=PYTHON_WITH_TORCH] [--rounds=9] [--window=1] [--output=FILE.json]
 
 Three processes live side by side and work strictly in turn, each on all cores, so that whatever else the machine does
 falls on all of them; the figures are medians of the ratios within a round.
@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,40 +26,19 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.peers.worker import Worker, in_turn
+
 PEERS = ("stock", "honest")
 CHECKED, TOLERANCE, BATCHES, WARM = 3, 1e-4, 4, 20
 RATE, DECAY, CLIP, EPS = 1e-4, 0.01, 1.0, 1e-8
 
 
-class Worker:
-  """A child process that runs `steps` of its model when told and answers with one JSON line."""
-
-  def __init__(self, python: str, role: str, flags: argparse.Namespace, exchange: str):
-    command = [python, __file__, f"--role={role}", f"--exchange={exchange}", f"--layers={flags.layers}"]
-    command += [f"--batch_size={flags.batch_size}", f"--length={flags.length}", f"--predictions={flags.predictions}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    self.role = role
-    self.process = subprocess.Popen(
-      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    )
-    self.about = self._answer()
-
-  def run(self, steps: int, dropout: bool) -> dict:
-    """{"seconds": of one step, "losses": of each}."""
-    self.process.stdin.write(json.dumps({"steps": steps, "dropout": dropout}) + "\n")
-    self.process.stdin.flush()
-    return self._answer()
-
-  def close(self) -> None:
-    self.process.stdin.close()
-    self.process.wait()
-
-  def _answer(self) -> dict:
-    line = self.process.stdout.readline()
-    if not line:
-      raise SystemExit(f"error: the {self.role} worker ended; its message stands above")
-    return json.loads(line)
+def worker_of(role: str, flags: argparse.Namespace, exchange: str) -> Worker:
+  """A child process that runs `steps` of its model when told."""
+  python = sys.executable if role == "ours" else flags.torch_python
+  command = [python, "-m", "tests.peers.bert_pytorch", f"--role={role}", f"--exchange={exchange}"]
+  names = ("layers", "batch_size", "length", "predictions")
+  return Worker(role, [*command, *(f"--{name}={getattr(flags, name)}" for name in names)])
 
 
 def serve(prepare, about: dict) -> None:
@@ -222,18 +200,17 @@ def compare(flags: argparse.Namespace) -> dict:
   """Checks the losses, then times `rounds` rounds; returns the summary."""
   with tempfile.TemporaryDirectory() as directory:
     exchange = f"{directory}/exchange.npz"
-    workers = [Worker(sys.executable, "ours", flags, exchange)]
-    workers += [Worker(flags.torch_python, peer, flags, exchange) for peer in PEERS]
-    about = {name: version for worker in workers for name, version in worker.about.items()}
-    losses = {worker.role: worker.run(CHECKED, dropout=False)["losses"] for worker in workers}
+    workers = [worker_of(role, flags, exchange) for role in ("ours", *PEERS)]  # ours writes what the others read
+    about = {name: version for worker in workers for name, version in worker.first.items()}
+    losses = {worker.role: worker.ask(steps=CHECKED, dropout=False)["losses"] for worker in workers}
     check(losses)
     for _ in range(WARM // 2):  # compiles, fills caches, and lets each process's memory settle
       for worker in workers:
-        worker.run(2, dropout=True)
+        worker.ask(steps=2, dropout=True)
     seconds = {worker.role: [] for worker in workers}
     for turn in range(flags.rounds):
-      for worker in workers[turn % 3 :] + workers[: turn % 3]:
-        seconds[worker.role].append(worker.run(flags.window, dropout=True)["seconds"])
+      for worker in in_turn(workers, turn):
+        seconds[worker.role].append(worker.ask(steps=flags.window, dropout=True)["seconds"])
       print({role: round(times[-1], 3) for role, times in seconds.items()}, file=sys.stderr)
     for worker in workers:
       worker.close()

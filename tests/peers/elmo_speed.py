@@ -25,7 +25,6 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,7 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.peers.worker import ROOT, Worker, in_turn
+
 LAYERS, HIGHWAY, CHARACTERS, EMBEDDING, WORDS, VOCAB = 2, 2, 50, 16, 704, 8192
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 RATE, START, CLIP = 0.2, 1.0, 10.0  # Adagrad's rate, what its sums begin at; bound of the gradient's norm
@@ -49,35 +49,13 @@ KEPT = {  # trainer/host_memory.py, by environment
 }
 
 
-class Worker:
-  """A child process that takes its step once when told and answers with one JSON line."""
-
-  def __init__(self, role: str, python: str, flags: argparse.Namespace):
-    names = ("part", "cell", "projection", "batch_size", "steps", "unroll", "recompute")
-    command = [python, "-m", "tests.peers.elmo_speed", f"--role={role}"]
-    command += [f"--{name}={getattr(flags, name)}" for name in names]
-    environment = {**os.environ, **(KEPT if role == "pytorch_kept" else {})}
-    self.role = role
-    self.process = subprocess.Popen(
-      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    )
-
-  def seconds(self) -> float:
-    """Of one step."""
-    self.process.stdin.write("go\n")
-    self.process.stdin.flush()
-    return self.answer()["seconds"]
-
-  def close(self) -> None:
-    self.process.stdin.close()
-    self.process.wait()
-
-  def answer(self) -> dict:
-    """The next line of the worker; the first one holds its version and [loss, norm] of the first steps."""
-    line = self.process.stdout.readline()
-    if not line:
-      raise SystemExit(f"error: the {self.role} worker ended; its message stands above")
-    return json.loads(line)
+def worker_of(role: str, flags: argparse.Namespace) -> Worker:
+  """A child process that takes its step once when told."""
+  names = ("part", "cell", "projection", "batch_size", "steps", "unroll", "recompute")
+  python = sys.executable if role == "ours" else flags.torch_python
+  command = [python, "-m", "tests.peers.elmo_speed", f"--role={role}"]
+  command += [f"--{name}={getattr(flags, name)}" for name in names]
+  return Worker(role, command, KEPT if role == "pytorch_kept" else {})
 
 
 def parameters(flags: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -215,13 +193,13 @@ def flops(flags: argparse.Namespace) -> int:
 
 def compare(flags: argparse.Namespace) -> dict:
   """The figures."""
-  workers = [Worker(role, sys.executable if role == "ours" else flags.torch_python, flags) for role in ROLES]
-  first = {worker.role: worker.answer() for worker in workers}
+  workers = [worker_of(role, flags) for role in ROLES]
+  first = {worker.role: worker.first for worker in workers}
   worst = max(difference(first["ours"]["first"], first[peer]["first"]) for peer in PEERS)
   times: dict[str, list[float]] = {worker.role: [] for worker in workers}
   for number in range(flags.rounds):
-    for worker in workers[number % len(workers) :] + workers[: number % len(workers)]:
-      times[worker.role].append(worker.seconds())
+    for worker in in_turn(workers, number):
+      times[worker.role].append(worker.ask()["seconds"])
     print(f"round {number + 1}/{flags.rounds}", file=sys.stderr)
   for worker in workers:
     worker.close()

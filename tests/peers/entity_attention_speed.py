@@ -14,43 +14,20 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.peers.worker import ROOT, Worker
+
 WORDS, ENTITIES, LIMIT = 512, 64, 1.15
 WARM = 3
 
 
-class Worker:
-  """A child process that runs its layer once when told and answers with one JSON line."""
-
-  def __init__(self, role: str, flags: argparse.Namespace):
-    command = [sys.executable, "-m", "tests.peers.entity_attention_speed", f"--role={role}"]
-    command += [f"--batch_size={flags.batch_size}", f"--dropout={flags.dropout}"]
-    self.role = role
-    self.process = subprocess.Popen(
-      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ), cwd=ROOT
-    )
-    self.about = self._answer()
-
-  def seconds(self) -> float:
-    """Of one forward and backward pass."""
-    self.process.stdin.write("go\n")
-    self.process.stdin.flush()
-    return self._answer()["seconds"]
-
-  def close(self) -> None:
-    self.process.stdin.close()
-    self.process.wait()
-
-  def _answer(self) -> dict:
-    line = self.process.stdout.readline()
-    if not line:
-      raise SystemExit(f"error: the {self.role} worker ended; its message stands above")
-    return json.loads(line)
+def worker_of(role: str, flags: argparse.Namespace) -> Worker:
+  """A child process that runs its layer once when told."""
+  command = [sys.executable, "-m", "tests.peers.entity_attention_speed", f"--role={role}"]
+  return Worker(role, [*command, f"--batch_size={flags.batch_size}", f"--dropout={flags.dropout}"])
 
 
 def serve(flags: argparse.Namespace) -> None:
@@ -74,11 +51,11 @@ def serve(flags: argparse.Namespace) -> None:
 
 def compare(flags: argparse.Namespace) -> dict:
   """Figures of every form against the plain layer."""
-  workers = [Worker(role, flags) for role in ("plain", *flags.forms.split(","))]
+  workers = [worker_of(role, flags) for role in ("plain", *flags.forms.split(","))]
   times: dict[str, list[float]] = {worker.role: [] for worker in workers}
   for number in range(-WARM, flags.rounds):
     for worker in workers if number % 2 else reversed(workers):
-      seconds = worker.seconds()
+      seconds = worker.ask()["seconds"]
       if number >= 0:
         times[worker.role].append(seconds)
     print(f"round {number + 1}/{flags.rounds}", file=sys.stderr)
@@ -88,12 +65,12 @@ def compare(flags: argparse.Namespace) -> dict:
   return {
     "case": {"words": WORDS, "entities": ENTITIES, "batch_size": flags.batch_size, "dropout": flags.dropout},
     "cores": os.cpu_count(),
-    "jax": workers[0].about["jax"],
+    "jax": workers[0].first["jax"],
     "rounds": flags.rounds,
     "seconds_median": {role: round(statistics.median(values), 4) for role, values in times.items()},
     "ratio_to_plain": {role: round(statistics.median(values), 4) for role, values in ratios.items()},
     "ratio_limit": LIMIT,
-    "temporary_bytes": {worker.role: worker.about["temporary_bytes"] for worker in workers},
+    "temporary_bytes": {worker.role: worker.first["temporary_bytes"] for worker in workers},
   }
 
 
