@@ -7,11 +7,9 @@ them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data.batch import Entities
@@ -21,7 +19,7 @@ from models.published.tasks import TASKS
 from models.stack import Sharing
 from models.task_heads import TASK_HEADS
 from tests import parity_models
-from tests.parity_models import LENGTHS, SIZES, Case, cotangents
+from tests.parity_models import LENGTHS, SIZES, Case, cotangents, with_gradient
 
 ENTITIES, MOST, MENTION, CLASSES = 61, 4, 5, 6
 COUNTS = (4, 2, 3, 0, 2)  # mentions of each row
@@ -136,17 +134,7 @@ def outputs(model: Luke, params: Any, given: LukeExample, with_entities: bool = 
 
 def ours(given: Case, params: Any, rows: LukeExample, with_entities: bool = True) -> tuple[dict, dict]:
   """Outputs, and the gradient of their weighted sum."""
-  gradients, found = jax.device_get(_ours(given.model, params, rows, with_entities))
-  return found, gradients
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _ours(model, params, given, with_entities):
-  def scalar(params):
-    found = outputs(model, params, given, with_entities)
-    return sum(jnp.sum(found[name] * weight) for name, weight in cotangents(found).items()), found
-
-  return jax.grad(scalar, has_aux=True)(params)
+  return with_gradient(outputs, given.model, params, rows, with_entities)
 
 
 # --- theirs -----------------------------------------------------------------------------------------------------------

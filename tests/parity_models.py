@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,14 +209,19 @@ said = jax.jit(outputs, static_argnums=0)
 
 def ours(case: Case, params: Any, given: Example) -> tuple[dict[str, np.ndarray], dict]:
   """Outputs, and the gradient of their weighted sum."""
-  gradients, found = jax.device_get(_ours(case.model, params, given))
+  return with_gradient(outputs, case.model, params, given)
+
+
+def with_gradient(outputs: Callable, *arguments: Any) -> tuple[dict[str, np.ndarray], dict]:
+  """(found, gradient) of `outputs(model, params, given, ...) -> found`: of the weighted sum of all that it finds."""
+  gradients, found = jax.device_get(_with_gradient(outputs, *arguments))
   return found, gradients
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _ours(model, params, given):
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _with_gradient(outputs, model, params, given, *more):
   def scalar(params):
-    found = outputs(model, params, given)
+    found = outputs(model, params, given, *more)
     return sum(jnp.sum(found[name] * weight) for name, weight in cotangents(found).items()), found
 
   return jax.grad(scalar, has_aux=True)(params)

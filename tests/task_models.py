@@ -6,17 +6,15 @@ torch is imported by the functions that need it. LUKE's are in `tests/luke_model
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data.batch import Labelled
 from models.task_heads import TASK_HEADS, reads_pooler, summary_of
 from tests.parity_models import CASES as PRETRAINED
-from tests.parity_models import SIZES, Case, Example, cotangents
+from tests.parity_models import SIZES, Case, Example, cotangents, with_gradient
 
 CLASSES, D = 4, SIZES["hidden"]
 HEADS = ("classify", "regress", "tag", "answer", "choose")
@@ -62,17 +60,7 @@ def outputs(model: Any, params: Any, given: Example) -> dict[str, jax.Array]:
 
 def ours(given: Case, params: Any, rows: Example) -> tuple[dict, dict]:
   """Outputs, and the gradient of their weighted sum."""
-  gradients, found = jax.device_get(_ours(given.model, params, rows))
-  return found, gradients
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _ours(model, params, given):
-  def scalar(params):
-    found = outputs(model, params, given)
-    return sum(jnp.sum(found[name] * weight) for name, weight in cotangents(found).items()), found
-
-  return jax.grad(scalar, has_aux=True)(params)
+  return with_gradient(outputs, given.model, params, rows)
 
 
 def labelled(given, rows):
