@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data import batch as contracts
+from data import draws
 from data.batch import LabelledWords
 from data.characters import BEGIN, END, Spellings, spell
 from data.tasks import registry, tagging, tags
@@ -174,7 +175,7 @@ def test_a_batch_says_every_word_of_every_row():
   """Spelled back word by word; boundaries, padding and rows that there are not are what the contract says."""
   rows, vectors = rows_of_pairs(11), WordVocabulary(("b", "ünï", "c"))
   batch = WordShape(vectors, multiple=4, spellings_length=9).collate(rows).batch
-  assert contracts.validate(batch) == {"G": 1, "U": 64, "C": 9, "B": 12, "A": 2, "L": 32, "K": 1}
+  assert contracts.validate(batch) == {"G": 1, "U": 64, "C": 9, "B": 12, "A": 2, "L": 16, "K": 1}
   for i, row in enumerate(rows):
     assert batch.labels[i, 0] == row.labels[0] and batch.weights[i, 0] == 1
     for a, sentence in enumerate(row.sentences):
@@ -205,10 +206,10 @@ def test_labels_of_tags_stand_one_column_before_their_words():
   examples = [document(["a b c"], [(1, 3, "PER")]), document(["d"], [(0, 1, "LOC")])]
   long, short = TagWords()(examples, BIOES)
   batch = shape.collate([long, short]).batch
-  assert batch.index.shape == (2, 1, 32) and batch.labels.shape == batch.weights.shape == (2, 30)
+  assert batch.index.shape == (2, 1, 16) and batch.labels.shape == batch.weights.shape == (2, 14)
   assert named(long, BIOES) == ["O", "B-PER", "E-PER"] and batch.labels[0, :3].tolist() == long.labels.tolist()
   assert batch.weights.sum(1).tolist() == [3, 1]
-  assert shape.collate([short, short]).batch.labels.shape == (2, 30)
+  assert shape.collate([short, short]).batch.labels.shape == (2, 14)
   wide = WordRow((("a",) * 31,), np.zeros(31, np.int32), np.ones(31, np.float32), window=np.zeros((0, 2), np.int32))
   assert shape.collate([wide]).batch.labels.shape == (1, 62)
 
@@ -235,6 +236,23 @@ def test_epochs_of_words_follow_from_seed_and_cursor():
   assert len(seen) == 12 and TaskPipeline(rows, 99, shape, seed=0).batch(0).weights.sum() == 13
 
 
+def test_batches_of_words_are_of_like_length_and_every_epoch_has_every_row_once():
+  """Of 16 batches of 4 rows each, sorted together: every batch's longest row is the next one's shortest at most."""
+  sizes = np.random.default_rng(0).integers(1, 60, 128)
+  rows = [WordRow((("a",) * n,), np.array([i], np.int32), np.ones(1, np.float32)) for i, n in enumerate(sizes)]
+  pipeline = TaskPipeline(rows, 4, WordShape(WordVocabulary(("a",))), seed=3)
+  for epoch in range(2):
+    found = [pipeline.batch(epoch * 32 + n).labels[:, 0] for n in range(32)]
+    assert sorted(np.concatenate(found)) == list(range(128))
+    chunks = draws.permutation(3, "order", epoch, 128).reshape(2, 64)
+    for chunk in chunks:
+      own = [sizes[part] for part in found if set(part) <= set(chunk)]
+      own.sort(key=lambda part: (part.max(), part.min()))
+      assert len(own) == 16
+      assert all(a.max() <= b.min() for a, b in zip(own, own[1:]))
+  assert sizes[found[0]].max() != min(sizes[part].max() for part in found)  # nor do the shortest come first
+
+
 def test_batches_have_few_shapes():
   sizes = [spelled_words(n) for n in range(1, 4097)]
   assert sorted(set(sizes)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096]
@@ -249,7 +267,7 @@ def test_words_belong_to_the_whole_batch_and_padding_is_counted():
   rows = contracts.is_row_field(batch)
   assert rows == LabelledWords(words=False, index=True, lengths=True, ids=True, labels=True, weights=True)
   real = sum(len(sentence) + 2 for row in rows_of_pairs(3) for sentence in row.sentences)
-  assert contracts.count_tokens(batch) == (real, 4 * 2 * 32) and contracts.batch_size(batch) == 4
+  assert contracts.count_tokens(batch) == (real, 4 * 2 * 16) and contracts.batch_size(batch) == 4
 
 
 # Real files

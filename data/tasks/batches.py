@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from data.packing import pack
 from data.tasks.rows import TaskError, TaskRow
 
 WIDTHS = (32, 64, 128, 256, 384, 512)
+NEIGHBOURS = 16  # batches whose rows are sorted together by their length
 _FEW = 4  # mentions or labels of an example up to which each place of a row has room for so many
 _OPTIONAL = ("cls", "spans", "slots", "several")
 
@@ -49,6 +50,7 @@ class Shape:
   pad: int
   mention: int = 1
   columns: bool = False
+  by_length: ClassVar[bool] = False  # rows are packed
 
   def collate(self, rows: Sequence[TaskRow]) -> Placed:
     """One batch of the rows."""
@@ -81,7 +83,12 @@ class Placed:
 
 
 class Collates(Protocol):
-  """What makes a batch of rows: `Shape` of pieces, `word_batches.WordShape` of whole words."""
+  """What makes a batch of rows: `Shape` of pieces, `word_batches.WordShape` of whole words.
+
+  by_length: whether a row of a batch is one example, so that batches are better of examples of like length.
+  """
+
+  by_length: ClassVar[bool]
 
   def collate(self, rows: Sequence) -> Placed: ...
 
@@ -160,14 +167,15 @@ class TaskPipeline:
   """Batches of a task's training rows.
 
   Epoch e reads the rows in the order permutation(seed, "order", e); its last, partial batch is dropped, unless it is
-  the only one.
+  the only one. `by_length`, each NEIGHBOURS batches of that order are made of rows of like length, and the batches come
+  in the order permutation(seed, "batches", e).
   """
 
   def __init__(self, rows: Sequence, batch_size: int, shape: Collates, seed: int):
     if not len(rows):
       raise TaskError("task: got no training example, want at least one")
     self.rows, self.batch_size, self.shape, self.seed = rows, min(batch_size, len(rows)), shape, seed
-    self._order = functools.lru_cache(maxsize=2)(lambda epoch: draws.permutation(seed, "order", epoch, len(rows)))
+    self._order = functools.lru_cache(maxsize=2)(self._order_of)
 
   @property
   def epoch_size(self) -> int:
@@ -179,6 +187,19 @@ class TaskPipeline:
     epoch, number = divmod(cursor, self.epoch_size)
     chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
     return self.shape.collate([self.rows[i] for i in chosen]).batch
+
+
+  def _order_of(self, epoch: int) -> np.ndarray:
+    """Numbers of the rows of an epoch, batch after batch."""
+    order = draws.permutation(self.seed, "order", epoch, len(self.rows))
+    if not self.shape.by_length:
+      return order
+    order, sizes = order[: self.epoch_size * self.batch_size], np.array([len(row) for row in self.rows])
+    step = NEIGHBOURS * self.batch_size
+    parts = [order[first : first + step] for first in range(0, len(order), step)]
+    alike = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in parts])
+    batches = alike.reshape(self.epoch_size, self.batch_size)
+    return batches[draws.permutation(self.seed, "batches", epoch, self.epoch_size)].ravel()
 
 
 def in_order(rows: Sequence, batch_size: int, shape: Collates) -> list[tuple[np.ndarray, Placed]]:

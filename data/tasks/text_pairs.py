@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -171,6 +172,7 @@ class PairShape:
   packed: int
   multiple: int
   pad: int
+  by_length: ClassVar[bool] = False  # texts are packed
 
   def collate(self, rows: Sequence[PairRow]) -> PlacedPairs:
     """One batch, its texts packed into rows whatever pair they are of.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from data.tasks.batches import WIDTHS, Placed, rounded
 from data.tasks.rows import WordRow
 from data.word_vectors import NO_WORD, WordVocabulary
 
+WORD_WIDTHS = (16, *WIDTHS)
 _BOUNDARIES = ("<S>", "</S>")  # the first two words of a batch; a text's own words of these names are text
 
 
@@ -29,12 +31,13 @@ class WordShape:
   vectors: WordVocabulary
   multiple: int = 1
   spellings_length: int = LENGTH
+  by_length: ClassVar[bool] = True
 
   def collate(self, rows: Sequence[WordRow]) -> Placed:
-    """One batch, a row of it each; L is the first of WIDTHS that the longest sentence fits, U `spelled_words`."""
+    """One batch, a row of it each; L is the first of WORD_WIDTHS that the longest sentence fits, U `spelled_words`."""
     wanted = self.multiple * rounded(-(-len(rows) // self.multiple))
     longest = max(map(len, rows))
-    width = next((width for width in WIDTHS if width >= longest), rounded(longest))
+    width = next((width for width in WORD_WIDTHS if width >= longest), rounded(longest))
     found: dict[str, int] = {}
     index = np.zeros((wanted, max(len(row.sentences) for row in rows), width), np.int32)
     lengths = np.zeros(index.shape[:2], np.int32)
