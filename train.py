@@ -95,7 +95,6 @@ def train(
   from trainer.programs import Setup
   from trainer.start import CHECKPOINTS, check_resume, program_finder, start, write_config
   from trainer.stopping import StopRequest
-  from trainer.task_feed import TaskFeed
 
   leader = jax.process_index() == 0
   with RunLock(workdir) if leader else contextlib.nullcontext(), StopRequest() as stop:
@@ -120,21 +119,29 @@ def train(
       try:
         state = loop.run()
         checkpoints.wait()
-        tested = _tested(feed, loop, checkpoints, workdir) if isinstance(feed, TaskFeed) and not loop.stopped else {}
       finally:
         live.close()
         log.close()
-      figures = (loop.figures or MetricLog.last_figures(workdir)) | tested
-      if config.select_by and (best := MetricLog.best(workdir, config.select_by)):
-        figures |= {"best/step": best[0], f"best/{config.select_by}": best[1]}
-      logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
-      summary = {
-        "step": int(state.step),
-        "workdir": str(workdir),
-        "state_sha256": state_digest(state),
-        "metrics": figures,
-      }
-      return summary, loop.stopped
+      return _summary(config, workdir, feed, loop, state_digest(state)), loop.stopped
+
+
+def _summary(config: Any, workdir: Path, feed: Any, loop: Any, digest: str) -> dict[str, Any]:
+  """What the command prints of a run that ended; figures of a test file are those that the end of the loop wrote."""
+  import jax
+
+  from trainer.logs import MetricLog
+  from trainer.prediction_files import FOLDER
+  from trainer.task_feed import TaskFeed
+
+  concluded, last = isinstance(feed, TaskFeed) and not loop.stopped, MetricLog.last_figures(workdir)
+  figures = loop.figures or last
+  if concluded and jax.process_index() == 0:
+    figures |= {name: value for name, value in last.items() if name.startswith("test/")}
+  if config.select_by and (best := MetricLog.best(workdir, config.select_by)):
+    figures |= {"best/step": best[0], f"best/{config.select_by}": best[1]}
+  logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
+  summary = {"step": loop.step, "workdir": str(workdir), "state_sha256": digest, "metrics": figures}
+  return summary | ({"predictions": str(workdir / FOLDER)} if concluded and feed.answers else {})
 
 
 def make_feed(config: Any, workdir: Path) -> Any:
@@ -146,31 +153,6 @@ def make_feed(config: Any, workdir: Path) -> Any:
   if "task" in config:
     return TaskFeed(config, workdir)
   return (StreamFeed if config.objective.name == "language" else CorpusFeed)(config, workdir)
-
-
-def _tested(feed: Any, loop: Any, checkpoints: Any, workdir: Path) -> dict[str, float]:
-  """Figures of a task's test file, with the parameters of the best step, or the last one where none is chosen.
-
-  They are measured once, and read from the run's figures afterwards; {} where there is no such file.
-  """
-  from trainer.evaluation import evaluate
-  from trainer.logs import MetricLog
-
-  if feed.test is None:
-    return {}
-  step, program = loop.best[0] if loop.best else loop.step, loop.parts.program_at(loop.step)
-  known = MetricLog.last_figures(workdir)
-  if "test/step" in known and known["test/step"] == step:
-    return {name: value for name, value in known.items() if name.startswith("test/")}
-  loop.parts.live.note("scoring the test file")
-  params = loop.state.params
-  if step != loop.step:
-    params, _ = checkpoints.restore_params(program.abstract_state.params, step)
-  figures = {f"test/{name}": value for name, value in evaluate(program, feed.test, params).items()}
-  loop.parts.live.report(loop.step, figures)
-  figures["test/step"] = step
-  loop.parts.log.write(loop.step, figures)
-  return figures
 
 
 def _mfu(setup: Any) -> Any:

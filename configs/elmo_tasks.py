@@ -110,7 +110,10 @@ def _task(name, epochs, bilm):
   task.dev_share = 0.0  # held out of the training file
   task.limit = 0  # first training examples; 0 = all
   task.epochs = epochs
+  task.patience = 0  # evaluations without a better select_by that end the run; 0 = all epochs
+  task.predictions = True  # write WORKDIR/predictions at the end, of test files without labels too
   task.warmup = 0.0  # share of the steps
+  task.eval_first = False  # evaluate before the first step too
   task.fresh = False  # the biLM starts from the seed too, with the sizes of init_from
   task.bilm = bilm
   task.vectors = ""  # file of word vectors: GloVe's text, word2vec's text or binary; also with .gz

@@ -1,7 +1,7 @@
 """Fine-tuning: a task on an encoder that was pretrained, or published.
 
-    python train.py --config=configs/finetune.py:semeval --config.init_from=runs/luke --config.task.dir=FOLDER \
-        --workdir=runs/semeval --seeds=0,1,2
+    python train.py --config=configs/finetune.py:sst2,model=bert --config.init_from=runs/bert \
+        --config.task.dir=FOLDER --workdir=runs/sst2 --seeds=0,1,2
 
 `init_from` is a workdir or a folder of published weights; sizes, vocabulary and weights are taken from it. `task.dir`
 holds the task's official files under their official names (`task.train`, `task.dev` and `task.test` name others). Steps
@@ -15,46 +15,204 @@ time. SemEval has no dev file. A data set that is one file needs both keys, as i
 --config.task.dev_share=0.1` (redocred_*). Where answers of a file in SQuAD's form stand beside the offsets that it
 says, `task.offsets=nearest` finds them.
 
-SQuAD's questions and passages have entities if `task.links` names a file of the links of the articles that they are
-from, a line each: {"title": ARTICLE, "links": [[TEXT, TITLE, LINKS, DOCUMENTS], ...]}, where of DOCUMENTS that have the
-text LINKS have it as a link to TITLE. Then the model keeps its whole entity table, which does not train.
+SQuAD's questions and passages have entities, for a LUKE, if `task.links` names a file of the links of the articles that
+they are from, a line each: {"title": ARTICLE, "links": [[TEXT, TITLE, LINKS, DOCUMENTS], ...]}, where of DOCUMENTS that
+have the text LINKS have it as a link to TITLE. Then the model keeps its whole entity table, which does not train.
 
 Tasks and their settings, after the task:
 
+    sst2, sst5, cola                             classes of a text
+    mnli, snli, qnli, rte, mrpc, qqp, wnli       classes of a pair of texts
+    stsb                                         how alike two texts are, a number
+    swag, race                                   multiple choice
+    conll2003, wnut17                            named entities: a tag a word; LUKE classifies every span
+    squad, squad2                                the answer to a question in a passage
+    embed                                        sentence embeddings, from pairs of texts that belong together
+
+  of a LUKE alone, whose head reads mentions:
     open_entity, redocred_types                  types of a mention
     tacred, semeval, redocred_relations          the relation between two mentions
-    conll2003, wnut17, redocred_mentions         named entities, by classifying every span
+    redocred_mentions                            named entities, by classifying every span
     record                                       which of a passage's entities fills a gap
-    squad, squad2                                the answer to a question in a passage
 
+    model=bert | roberta | albert | electra_small | electra | electra_large | spanbert | luke | elmo
+                         the numbers that were published with this encoder, and only such a one to start from; without:
+                         LUKE's for entities and answers, BERT's for other tasks. elmo: configs/elmo_tasks.py
+    init=DIR             init_from
+    head=tag             a tag a word for LUKE too
     queries=4 | 1        entity-aware attention, or ordinary attention. By default LUKE has 4 and mLUKE 1
 """
 
-from configs import common
+from configs import common, elmo_tasks
 
-# Batch (examples of one update, packed into fewer rows), rate, epochs, seed, and the figure of the best epoch on the
-# dev file ("" = the last epoch is taken): LUKE's programs and released configurations (Yamada et al. 2020, appendix A).
-RECIPES = {
-  "open_entity": (4, 1e-5, 3, 12, "f1"),
-  "redocred_types": (4, 1e-5, 3, 12, "f1"),  # Open Entity's
-  "tacred": (32, 1e-5, 5, 42, "f1"),
-  "semeval": (32, 1e-5, 5, 42, "f1"),  # TACRED's
-  "redocred_relations": (32, 1e-5, 5, 42, "f1"),  # TACRED's
-  "conll2003": (8, 1e-5, 5, 35, ""),
-  "wnut17": (8, 1e-5, 5, 35, ""),  # CoNLL's
-  "redocred_mentions": (8, 1e-5, 5, 35, ""),  # CoNLL's
-  "record": (32, 1e-5, 2, 4, "exact_match"),
-  "squad": (48, 1.5e-5, 2, 14, ""),
-  "squad2": (48, 1.5e-5, 2, 14, ""),  # SQuAD 1.1's
+# Numbers are (batch, rate, epochs) and keys of the config that differ for the task; a batch is so many examples, packed
+# into fewer rows. "" stands for tasks without a line of their own.
+
+# Where nobody published numbers for sentence embeddings: rate, epoch and warm-up of Reimers and Gurevych 2019 (section
+# 3.1). Their 16 pairs are classified; here the other pairs of a batch are the negatives, so there are more.
+EMBED = (64, 2e-5, 1, {"task.warmup": 0.1})
+
+# Devlin et al. 2019 (section 4, appendix A.3: batch 16 or 32, 5e-5 to 2e-5, 2 to 4 epochs) and the released programs'
+# optimiser and command lines; SWAG by section 4.4, SQuAD by 4.2 and 4.3. Nobody ran RACE: SWAG's.
+BERT = {"optimizer.schedule": "bert", "optimizer.clip": 1.0, "task.warmup": 0.1}
+BERT_TASKS = {
+  "": (32, 2e-5, 3, {}),
+  "conll2003": (32, 5e-5, 3, {}),
+  "wnut17": (32, 5e-5, 3, {}),
+  "squad": (32, 5e-5, 3, {}),
+  "squad2": (48, 5e-5, 2, {}),
+  "swag": (16, 2e-5, 3, {}),
+  "race": (16, 2e-5, 3, {}),
+  "embed": EMBED,
 }
+
+# Liu et al. 2019 (appendix B, table 10) and fairseq's configurations of each task. Everything decays, layer norms and
+# biases too; eps stands outside the correction of the moments.
+ROBERTA = {
+  "optimizer.b2": 0.98, "optimizer.bias_correction": True, "optimizer.eps_hat": True, "optimizer.weight_decay": 0.1,
+  "optimizer.decay_exclude": (), "optimizer.schedule": "linear", "optimizer.clip": 0.0, "task.warmup": 0.06,
+}  # fmt: skip
+ROBERTA_TASKS = {
+  "": (32, 1e-5, 10, {}),
+  "qqp": (32, 1e-5, 10, {"task.warmup": 0.25}),
+  "rte": (16, 2e-5, 10, {}),
+  "mrpc": (16, 1e-5, 10, {}),
+  "cola": (16, 1e-5, 10, {}),
+  "stsb": (16, 2e-5, 10, {}),
+  "squad": (48, 1.5e-5, 2, {"optimizer.weight_decay": 0.01}),
+  "squad2": (48, 1.5e-5, 2, {"optimizer.weight_decay": 0.01}),
+  "swag": (16, 1e-5, 4, {}),  # RACE's
+  "race": (16, 1e-5, 4, {}),
+  "embed": EMBED,
+}
+
+# Lan et al. 2020 (appendix A.4, table 14), with BERT's optimiser. Its steps are epochs here, rounded; heads have
+# dropout 0.1 whatever the encoder has. Version 2 diverges on RACE so: it wants 1e-5 and no dropout.
+DROPS = {"model.dropout": 0.1, "model.attention_dropout": 0.1}
+ALBERT = BERT | {"model.dropout": 0.0, "model.attention_dropout": 0.0}
+ALBERT_TASKS = {
+  "": (32, 1e-5, 10, {"task.warmup": 0.06}),  # SST-2's
+  "cola": (16, 1e-5, 10, {"task.warmup": 0.06}),
+  "stsb": (16, 2e-5, 10, {"task.warmup": 0.06}),
+  "mnli": (128, 3e-5, 3, {"task.warmup": 0.1}),
+  "snli": (128, 3e-5, 3, {"task.warmup": 0.1}),  # MNLI's
+  "qnli": (32, 1e-5, 10, {"task.warmup": 0.06}),
+  "qqp": (128, 5e-5, 5, {"task.warmup": 0.07, **DROPS}),
+  "rte": (32, 3e-5, 10, {"task.warmup": 0.25, **DROPS}),
+  "mrpc": (32, 2e-5, 7, {"task.warmup": 0.25}),
+  "wnli": (16, 2e-5, 50, {"task.warmup": 0.125, **DROPS}),
+  "squad": (48, 5e-5, 2, {"task.warmup": 0.1}),
+  "squad2": (48, 3e-5, 3, {"task.warmup": 0.1}),
+  "swag": (32, 2e-5, 4, {"task.warmup": 0.08, **DROPS}),  # RACE's
+  "race": (32, 2e-5, 4, {"task.warmup": 0.08, **DROPS}),
+  "embed": EMBED,
+}
+
+
+def _electra(rate, layer_decay):
+  """Clark et al. 2020 (appendix B, table 7): epochs by task, rate and layer decay by size; losses are added up."""
+  keys = {
+    "optimizer.schedule": "electra", "optimizer.clip": 1.0, "optimizer.weight_decay": 0.0,
+    "optimizer.layer_decay": layer_decay, "optimizer.layer_decay_top": 2,  # once more than meant, as in their code
+    "objective.loss_scale": "sum", "task.warmup": 0.1,
+  }  # fmt: skip
+  ten, two = (32, rate, 10, {}), (32, rate, 2, {})
+  return keys, {"": (32, rate, 3, {}), "rte": ten, "stsb": ten, "squad": two, "squad2": two, "embed": EMBED}
+
+
+# Joshi et al. 2020 (appendix B: batch 16 or 32, 5e-6 to 5e-5), the released command lines' 2e-5 and optimiser.
+SPANBERT = {"optimizer.schedule": "linear", "optimizer.clip": 1.0, "task.warmup": 0.1}
+SPANBERT_TASKS = {
+  "": (32, 2e-5, 10, {}),
+  "cola": (32, 2e-5, 4, {}),
+  "squad": (32, 2e-5, 4, {}),
+  "squad2": (32, 2e-5, 4, {}),
+  "embed": EMBED,
+}
+
+# LUKE's programs and released configurations (Yamada et al. 2020, appendix A).
+LUKE = {"optimizer.b2": 0.98, "optimizer.schedule": "linear", "optimizer.clip": 0.0, "task.warmup": 0.06}
+LUKE_TASKS = {
+  "": (32, 1e-5, 5, {}),  # TACRED's
+  "open_entity": (4, 1e-5, 3, {}),
+  "redocred_types": (4, 1e-5, 3, {}),  # Open Entity's
+  "conll2003": (8, 1e-5, 5, {}),
+  "wnut17": (8, 1e-5, 5, {}),  # CoNLL's
+  "redocred_mentions": (8, 1e-5, 5, {}),  # CoNLL's
+  "record": (32, 1e-5, 2, {}),
+  "squad": (48, 1.5e-5, 2, {}),
+  "squad2": (48, 1.5e-5, 2, {}),  # SQuAD 1.1's
+  "embed": EMBED,
+}
+
+# What model= names -> the family of what a run starts from, keys of all its tasks, numbers of each.
+PUBLISHED = {
+  "bert": ("bert", BERT, BERT_TASKS),
+  "roberta": ("roberta", ROBERTA, ROBERTA_TASKS),
+  "albert": ("albert", ALBERT, ALBERT_TASKS),
+  "electra_small": ("electra", *_electra(3e-4, 0.8)),
+  "electra": ("electra", *_electra(1e-4, 0.8)),
+  "electra_large": ("electra", *_electra(5e-5, 0.9)),
+  "spanbert": ("spanbert", SPANBERT, SPANBERT_TASKS),
+  "luke": ("luke", LUKE, LUKE_TASKS),
+}
+
+# Task -> seed, and the figure of the best epoch on the dev file ("" = the last epoch is taken): LUKE's, whose numbers
+# these tasks have where no model is named.
+ENTITIES = {
+  "open_entity": (12, "f1"),
+  "redocred_types": (12, "f1"),
+  "tacred": (42, "f1"),
+  "semeval": (42, "f1"),
+  "redocred_relations": (42, "f1"),
+  "conll2003": (35, ""),
+  "wnut17": (35, ""),
+  "redocred_mentions": (35, ""),
+  "record": (4, "exact_match"),
+  "squad": (14, ""),
+  "squad2": (14, ""),
+}
+# The same figure for other models and other tasks.
+FIGURES = {
+  "conll2003": "f1", "wnut17": "f1", "squad": "f1", "squad2": "f1", "swag": "accuracy", "race": "accuracy",
+  "sst2": "accuracy", "sst5": "accuracy", "cola": "matthews", "mnli": "accuracy", "snli": "accuracy",
+  "qnli": "accuracy", "rte": "accuracy", "mrpc": "accuracy", "qqp": "accuracy", "wnli": "accuracy",
+  "stsb": "spearman", "embed": "spearman",
+}  # fmt: skip
+TASKS = tuple(dict.fromkeys((*ENTITIES, *FIGURES)))
 DEV_SHARES = {"semeval": 0.1}  # SemEval-2010 has a training and a test file, no dev file
-SETTINGS = {"queries": ("1", "4")}
+SETTINGS = {"queries": ("1", "4"), "model": (*PUBLISHED, "elmo"), "head": ("tag",)}
 
 
 def get_config(variant="semeval"):
-  name, chosen = common.parse_variant(variant, RECIPES, SETTINGS)
+  parts = [part.strip() for part in variant.split(",")]
+  source = [part.removeprefix("init=") for part in parts if part.startswith("init=")]
+  name, chosen = common.parse_variant(",".join(p for p in parts if not p.startswith("init=")), TASKS, SETTINGS)
+  if len(source) > 1:
+    raise common.VariantError(f"variant {variant!r}: setting 'init' is given twice")
+  config = _words(name, chosen) if chosen.get("model") == "elmo" else _pieces(name, chosen)
+  config.init_from = source[0] if source else ""
+  return config
+
+
+def _words(name, chosen):
+  """The recipe of networks on ELMo, which have settings of their own."""
+  if name not in elmo_tasks.RECIPES:
+    known = ", ".join(elmo_tasks.RECIPES)
+    raise common.VariantError(f"task {name}: model=elmo has no network for it, want one of {known}")
+  if other := sorted(chosen.keys() - {"model"}):
+    raise common.VariantError(f"setting {other[0]!r}: model=elmo has none; configs/elmo_tasks.py:{name} has its own")
+  return elmo_tasks.get_config(name)
+
+
+def _pieces(name, chosen):
+  """The recipe of encoders of pieces."""
+  named = chosen.get("model", "")
+  family, keys, numbers = PUBLISHED[named or ("luke" if name in ENTITIES else "bert")]
+  own = name in ENTITIES and family == "luke"
   config = common.base()
-  config.batch_size, rate, epochs, config.seed, config.select_by = RECIPES[name]
+  config.batch_size, rate, epochs, changes = numbers.get(name, numbers[""])
+  config.seed, config.select_by = ENTITIES[name] if own else (0, FIGURES.get(name, ""))
   config.dtype = ""  # that of init_from; bfloat16 for published weights
   config.eval_every = 0  # 0 = once an epoch
   config.save_every = 0  # 0 = once an epoch
@@ -70,25 +228,42 @@ def get_config(variant="semeval"):
   config.task.links = ""  # squad: file in it, links of the articles; empty = no entities
   config.task.limit = 0  # first training examples; 0 = all
   config.task.epochs = epochs
-  config.task.warmup = 0.06  # share of the steps
+  config.task.patience = 0  # evaluations without a better select_by that end the run; 0 = all epochs
+  config.task.predictions = True  # write WORKDIR/predictions at the end, of test files without labels too
+  config.task.warmup = 0.0  # share of the steps
+  config.task.eval_first = name == "embed"  # evaluate before the first step too
   config.task.fresh = False  # start from the seed, with the sizes and the vocabulary of init_from
+  # What does not train: embeddings; encoder = all but the head and the pooler below it; a number of layers from the
+  # bottom, and the embeddings. What is frozen whole has no gradient and no moments. A number of layers is a part of
+  # each stacked parameter: its rows stay bit for bit, but they have moments, and count in the norm that is clipped.
+  config.task.freeze = ""
+  config.task.head = chosen.get("head", "")  # tag = also where a LUKE would classify spans; empty = as the model has it
+  config.task.queries = int(chosen.get("queries", "0"))  # LUKE: 4 = entity-aware attention, 1 = none; 0 = as its kind
   config.data = common.ConfigDict()
   config.data.length = 0  # tokens of an example at most; 0 = 512, or the positions of the model if those are fewer
   config.data.pack = 8  # examples of one row at most
   config.data.workers = 0  # threads that make batches; 0 = one
   config.data.prefetch = 4  # batches made ahead of the step
-  config.model = common.ConfigDict({"name": ""})  # that of init_from
-  config.task.queries = int(chosen.get("queries", "0"))  # 4 = entity-aware attention, 1 = none; 0 = as its family
-  config.objective = common.objective("task")
-  config.objective.kind = ""  # the task's head
-  config.objective.labels = ()  # names of its classes, from the training file
+  config.model = common.ConfigDict({"name": family if named else ""})  # "" = that of init_from
+  config.objective = _objective(name)
   config.optimizer = common.optimizer("adamw")
   config.optimizer.lr = rate
-  config.optimizer.b2 = 0.98
-  config.optimizer.eps = 1e-6
-  config.optimizer.bias_correction = False
-  config.optimizer.weight_decay = 0.01
-  config.optimizer.decay_exclude = ("norm/", "bias$")
-  config.optimizer.schedule = "linear"
-  config.optimizer.clip = 0.0
+  config.optimizer.layer_decay = 1.0  # of the rate, from each layer to the one below; 1 = all alike
+  config.optimizer.layer_decay_top = 1  # how often the top layer has it, below the head
+  if named:
+    config.model.update({"dropout": 0.1, "attention_dropout": 0.1})
+  else:
+    keys = {key: value for key, value in keys.items() if not key.startswith("model.")}
+  config.update_from_flattened_dict(keys | changes)
+  return config
+
+
+def _objective(name):
+  """Labelled examples, or pairs of texts."""
+  config = common.objective("pairs" if name == "embed" else "task")
+  config.kind = ""  # the task's head
+  config.labels = ()  # names of its classes, from the training file
+  if name == "embed":
+    config.scale = 20.0  # of the cosines, 1 / temperature: sentence-transformers' default
+    config.symmetric = False  # second texts rank the first ones too
   return config

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import Entities, Labelled, Masked, MaskedEntities, Pair, Tokens
+from data.batch import FIRST, SECOND, Entities, Labelled, Masked, MaskedEntities, Pair, TextPairs, Tokens
 from data.draws import key
 from data.masking.mentions import masked_per_row, mention_budgets
 from data.packing import pack
@@ -22,6 +22,7 @@ from data.synthetic_streams import streams
 from data.synthetic_words import labelled_words
 from data.tasks.batches import Shape, collate
 from data.tasks.rows import ENTITIES, TaskRow
+from data.tasks.text_pairs import PairRow, PairShape
 
 MEDIAN, SIGMA = 160.0, 1.2  # tokens of an article, and the standard deviation of their logarithm
 SHORTEST = 8  # tokens of an example, special tokens included
@@ -153,7 +154,8 @@ class _Kind:
   """What examples of one kind of task look like.
 
   whole: of the whole length, as windows of passages and sentences in their document's context are; else sentences.
-  labels: labels of an example. mentions: of an example, pieces: of one at most. slots, spans: of a label.
+  labels: labels of an example. mentions: of an example, pieces: of one at most. slots, spans: of a label. columns:
+  whether a label has a column (`cls`). texts: of an example, which do not see each other; a label each.
   """
 
   whole: bool
@@ -162,6 +164,8 @@ class _Kind:
   pieces: int
   slots: int = 0
   spans: int = 0
+  columns: bool = False
+  texts: int = 1
 
 
 _KINDS = {
@@ -170,6 +174,10 @@ _KINDS = {
   "spans": _Kind(True, 100, 100, 16, slots=1, spans=2),  # the spans of a sentence of 14 words
   "cloze": _Kind(True, 12, 13, 30, slots=2),
   "answer": _Kind(True, 2, 0, 30),
+  "classify": _Kind(False, 1, 0, 1, columns=True),
+  "regress": _Kind(False, 1, 0, 1, columns=True),
+  "tag": _Kind(True, 14, 0, 1, columns=True),  # the words of a sentence in its document's context
+  "choose": _Kind(False, 4, 0, 1, columns=True, texts=4),
 }
 
 
@@ -179,18 +187,36 @@ def labelled(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool)
   Rows are a multiple of micro_batches and, where it is named, of mesh.data.
   """
   kind, size, length = _KINDS[config.objective.kind], stage.batch_size, stage.length
-  spread = statistics.NormalDist(np.log(SENTENCE), SIGMA / 2)  # its quantiles, so that batches differ in no length
-  sentences = np.array([int(np.exp(spread.inv_cdf((i + 0.5) / size))) for i in range(size)])
-  sizes = np.full(size, length) if full_rows or kind.whole else np.clip(sentences, SHORTEST, length)
+  sizes = np.full(size, length) if full_rows or kind.whole else _sentence_lengths(size, length)
   shape = Shape(
     length,
     config.data.pack,
-    config.micro_batches * max(config.mesh.data, 1),
+    _multiple(config),
     0,
     kind.pieces,
     config.objective.kind == "answer",
   )
   return collate([_task_row(config, kind, int(each), rng) for each in sizes], shape).batch
+
+
+def _multiple(config: Any) -> int:
+  """What divides the rows of a batch."""
+  return config.micro_batches * max(config.mesh.data, 1)
+
+
+def _sentence_lengths(count: int, length: int) -> np.ndarray:
+  """int64[count]: quantiles of what sentences have, so that batches differ in no length."""
+  spread = statistics.NormalDist(np.log(SENTENCE), SIGMA / 2)
+  return np.clip([int(np.exp(spread.inv_cdf((i + 0.5) / count))) for i in range(count)], SHORTEST, length)
+
+
+def text_pairs(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> TextPairs:
+  """`batch_size` pairs of sentences, packed as the task's feed packs them; all batches have one shape."""
+  size, length = stage.batch_size, stage.length
+  sizes = np.full(2 * size, length) if full_rows else _sentence_lengths(2 * size, length)
+  texts = [rng.integers(0, config.model.vocab_size, each).astype(np.int32) for each in sizes]
+  rows = [PairRow((texts[i], texts[size + i]), (FIRST, SECOND), i) for i in range(size)]
+  return PairShape(length, config.data.pack, _multiple(config), 0).collate(rows).batch
 
 
 def _task_row(config: Any, kind: _Kind, size: int, rng: np.random.Generator) -> TaskRow:
@@ -209,11 +235,23 @@ def _task_row(config: Any, kind: _Kind, size: int, rng: np.random.Generator) -> 
     fields["slots"] = rng.integers(0, mentions, (labels, kind.slots)).astype(np.int32)
   if kind.spans:
     fields["spans"] = np.sort(rng.integers(0, size, (labels, kind.spans)), axis=1).astype(np.int32)
+  if kind.columns:
+    begins = np.arange(kind.texts) * size
+    fields["cls"] = (np.arange(labels) % size if kind.texts == 1 else begins).astype(np.int32)
+    fields |= {"parts": begins.astype(np.int32)} if kind.texts > 1 else {}
+  ids = rng.integers(0, config.model.vocab_size, size * kind.texts).astype(np.int32)
+  fields |= _answers(name, labels, classes, rng)
+  return TaskRow(ids, np.zeros_like(ids), weights=np.ones(labels, np.float32), **fields)
+
+
+def _answers(name: str, labels: int, classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  """What is right of the labels of an example: classes, several of them, a number, or one of the labels themselves."""
+  wanted = rng.integers(0, classes, labels).astype(np.int32)
   if name == "type":
-    fields["several"] = rng.integers(0, 2, (labels, classes)).astype(np.float32)
-  ids = rng.integers(0, config.model.vocab_size, size).astype(np.int32)
-  wanted = np.zeros(labels, np.int32) if name == "type" else rng.integers(0, classes, labels).astype(np.int32)
-  return TaskRow(ids, np.zeros(size, np.int32), wanted, np.ones(labels, np.float32), **fields)
+    return {"labels": wanted * 0, "several": rng.integers(0, 2, (labels, classes)).astype(np.float32)}
+  if name == "regress":
+    return {"labels": wanted * 0, "several": rng.uniform(0, 5, (labels, 1)).astype(np.float32)}
+  return {"labels": (np.arange(labels) == wanted[0] % labels).astype(np.int32) if name == "choose" else wanted}
 
 
 BATCHES: dict[str, Callable[..., Any]] = {
@@ -221,6 +259,7 @@ BATCHES: dict[str, Callable[..., Any]] = {
   "entities": entities,
   "language": streams,
   "masked": masked,
+  "pairs": text_pairs,
   "spans": spans,
   "task": labelled,
   "word_task": labelled_words,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import Chars, Labelled, Masked, MaskedEntities, Tokens
+from data.batch import Chars, Labelled, Masked, MaskedEntities, TextPairs, Tokens
 from models.bert import Bert, BertConfig
 from models.electra import Electra, ElectraConfig
 from models.elmo import Elmo, ElmoConfig
@@ -175,6 +175,12 @@ def _labelled(batch: Labelled) -> Work:
   return Work(tokens, squares, 0, 0, 0, int(np.size(batch.tokens.ids)), entities=mentions)
 
 
+def _text_pairs(batch: TextPairs) -> Work:
+  """The encoder alone; the texts' products with each other are left out, as heads of tasks are."""
+  lengths = example_lengths(batch.tokens)
+  return Work(int(lengths.sum()), int(np.square(lengths).sum()), 0, 0, 0, int(np.size(batch.tokens.ids)))
+
+
 def _chars(batch: Chars) -> Work:
   """Tokens are words of both directions; what only fills up a group's room has no character."""
   tokens, spelled = int(np.count_nonzero(batch.weights)), int(np.count_nonzero(np.any(batch.words, axis=-1)))
@@ -186,6 +192,7 @@ COUNTS: dict[type, Callable[[Any], Work]] = {
   Labelled: _labelled,
   Masked: _masked,
   MaskedEntities: _masked_entities,
+  TextPairs: _text_pairs,
 }
 FORWARD: dict[type, Callable[[Any, Work], float]] = {
   Bert: _bert,

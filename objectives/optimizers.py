@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from models.encoder import EncoderConfig
 from models.paths import map_named, matches
+from models.stack import copy_rows
 
 Array = jax.Array
 
@@ -153,6 +156,58 @@ def adagrad(accumulator: float) -> optax.GradientTransformation:
 def sgd() -> optax.GradientTransformation:
   """The gradient itself."""
   return optax.identity()
+
+
+Factors = Callable[[str], np.ndarray | float]  # path -> what its update is multiplied by: one number, or one a row
+
+
+def layer_factors(c: EncoderConfig, decay: float, frozen: int = 0, top: int = 1) -> Factors:
+  """Factors on the learning rate by depth: 1 for heads and pooler, decay^top for the top block, and so on downwards.
+
+  Of L blocks, block i (from 0) has decay^(L - 1 - i + top), tables and the projection behind them decay^(L + top). A
+  row that several blocks share has the factor of the topmost of them.
+
+  Args:
+    top: 1 as Clark et al. 2020 (appendix B) mean it, 2 as their code has it (get_layer_lrs), with which all their
+      figures were taken.
+    frozen: layers from the bottom whose rows do not change at all.
+  Raises:
+    ValueError: a frozen layer shares parameters with one that is not.
+  """
+  groups = {"attention": c.sharing.attention_groups, "ffn": c.sharing.ffn_groups}
+  read = {part: copy_rows(c.layers, number, c.sharing.inner) for part, number in groups.items()}
+  kept = frozen * c.sharing.inner  # blocks
+  rows = {}
+  for part, own in read.items():
+    if shared := set(own[:kept].tolist()) & set(own[kept:].tolist()):
+      raise ValueError(
+        f"got {frozen} frozen layers of {c.layers} that share parameters ({part}, row {min(shared)}) with the others"
+      )
+    last = np.array([np.flatnonzero(own == row)[-1] for row in range(own.max() + 1)])
+    rows[part] = np.where(last < kept, 0.0, decay ** (c.depth - 1 - last + top)).astype(np.float32)
+
+  def factor(path: str) -> np.ndarray | float:
+    names = path.split("/")
+    if names[0] in ("heads", "pooler"):
+      return 1.0
+    return rows[names[names.index("layers") + 1]] if has_copies(path) else float(decay ** (c.depth + top))
+
+  return factor
+
+
+def scaled(transform: optax.GradientTransformation, factors: Factors) -> optax.GradientTransformation:
+  """The transformation with each update, its weight decay included, times its factor; its state stays what it is."""
+
+  def times(path, update):
+    factor = jnp.asarray(factors(path), update.dtype)
+    factor = factor.reshape(factor.shape + (1,) * (update.ndim - factor.ndim))
+    return jnp.where(factor == 0, jnp.zeros_like(update), update * factor)
+
+  def update(grads, state, params=None):
+    direction, state = transform.update(grads, state, params)
+    return map_named(times, direction), state
+
+  return optax.GradientTransformation(transform.init, update)
 
 
 def bert_schedule(peak: float, warmup: int, total: int) -> Callable[[Array], Array]:

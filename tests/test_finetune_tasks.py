@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import finetune
 from data.batch import validate as validate_batch
 from data.synthetic import synthetic_batch
 from data.tasks import registry
@@ -104,7 +105,7 @@ def test_queries_follow_the_family_of_the_source(run, monkeypatch):
 
 
 def test_every_rule_for_tasks_has_a_key(run):
-  keys = flatten(config_of(run))
+  keys = {*flatten(config_of(run)), *flatten(finetune.get_config("embed"))}
   assert [pattern for pattern, _ in TASK_RULES if not any(re.fullmatch(pattern, key) for key in keys)] == []
 
 

@@ -1,5 +1,6 @@
-"""Real files of the tasks, where they are at hand; what they show is also shown on files made in the other tests."""
+"""A run's examples: which files are read, and their errors. Real files of the tasks, where they are at hand."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from data import tokenizers
 from data.tasks import named_entities, questions, registry, tags
 from data.tasks.metrics import normalised
+from data.tasks.rows import TaskError
+from tests.task_rows import LETTERS
+from trainer.task_data import task_data
 
 DATA = Path(__file__).parent.parent / "../shared/data"
 SEMEVAL, DOCRED, WNUT = DATA / "relation/semeval2010_task8", DATA / "relation/re-docred", DATA / "ner/wnut17"
@@ -146,3 +151,129 @@ def test_half_of_squad_2():
   assert task.figures(found, [""] * 6078)["exact_match"] == 3168 / 6078
   right = task.figures(found, [e.answers[0].text if e.answers else "" for e in found])
   assert right == {f"{part}{name}": 1 for part in ("", "HasAns/", "NoAns/") for name in ("exact_match", "f1")}
+
+
+# Files of a run, made here
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LetterForm:
+  """Rows of one-letter words."""
+
+  task: registry.Task
+  by_column: bool = False
+  digest: str = "letters"
+
+  def builder(self, examples):
+    return lambda part, labels: self.task.rows(part, LETTERS, labels)
+
+
+def read(folder, name, select_by="", **changes):
+  own = {
+    "name": name, "dir": str(folder), "train": "", "dev": "", "test": "", "dev_share": 0.0, "limit": 0, "patience": 0,
+    "predictions": True,
+  }  # fmt: skip
+  config = ConfigDict({"select_by": select_by, "task": own | changes})
+  return task_data(config, LetterForm(registry.find(name)))
+
+
+def inferred(path, *labels):
+  lines = [f"{i}\ta b\tc d\t{label}" for i, label in enumerate(labels)]
+  path.write_text("\n".join(["index\tsentence1\tsentence2\tgold_label", *lines]) + "\n")
+
+
+@pytest.fixture
+def mnli(tmp_path):
+  inferred(tmp_path / "train.tsv", "neutral", "entailment")
+  inferred(tmp_path / "dev_matched.tsv", "neutral")
+  inferred(tmp_path / "dev_mismatched.tsv", "contradiction", "neutral", "neutral")
+  (tmp_path / "test_matched.tsv").write_text("index\tsentence1\tsentence2\n9\ta\tb\n")
+  return tmp_path
+
+
+def test_further_files_and_those_without_labels_are_read_where_they_stand(mnli):
+  data = read(mnli, "mnli")
+  assert (list(data.further), list(data.blind), data.test) == (["mismatched"], ["MNLI-m"], None)
+  assert [row.labels.tolist() for row in data.further["mismatched"].rows] == [[0], [2], [2]]
+  (row,) = data.blind["MNLI-m"].rows
+  assert row.weights.tolist() == [0] and data.blind["MNLI-m"].examples[0].name == "9"
+  lines = ["Premise\tHypothesis\tLabel", "a\tb\tneutral", "a\tc\tentailment"]
+  (mnli / "diagnostic-full.tsv").write_text("\n".join(lines) + "\n")
+  data = read(mnli, "mnli", limit=1)  # another key: a config's files are read once
+  assert list(data.further) == ["mismatched", "diagnostic"]
+  assert set(data.further["diagnostic"].task.score(["neutral"], ["neutral"])) == {"matthews"}
+  assert read(mnli, "mnli", predictions=False).blind == {}
+
+
+def test_the_fingerprint_is_of_what_batches_follow_from(mnli):
+  """Neither of files that are only scored, nor of those that are only answered."""
+  whole = read(mnli, "mnli", dev_share=0.0).fingerprint
+  (mnli / "dev_mismatched.tsv").unlink()
+  (mnli / "test_matched.tsv").unlink()
+  assert read(mnli, "mnli", predictions=False).fingerprint == whole
+  assert read(mnli, "mnli", limit=1).fingerprint != whole
+
+
+def race(folder, level, number, **changes):
+  (folder / level).mkdir(parents=True, exist_ok=True)
+  record = {"article": "a b", "questions": ["c ?"], "answers": ["A"], "options": [["d", "e"]]}
+  (folder / level / f"{number}.txt").write_text(json.dumps(record | changes))
+
+
+def test_splits_may_be_folders(tmp_path):
+  """RACE's: the test folder is scored if it is there, and the fingerprint follows the articles of the others."""
+  for split, count in (("train", 3), ("dev", 2)):
+    for number in range(count):
+      race(tmp_path / split, "high", number)
+  data = read(tmp_path, "race")
+  assert (len(data.train), len(data.dev.rows), data.test) == (3, 2, None)
+  race(tmp_path / "test", "middle", 1)
+  again = read(tmp_path, "race", predictions=False)  # another key: a config's files are read once
+  assert [example.part for example in again.test.examples] == ["middle"]
+  assert again.fingerprint == data.fingerprint
+  race(tmp_path / "dev", "high", 0, answers=["B"])
+  changed = read(tmp_path, "race", test="test")
+  assert changed.fingerprint != data.fingerprint
+
+
+def squad(path, *names):
+  asked = [{"id": name, "question": "a ?", "answers": [{"text": "b", "answer_start": 0}]} for name in names]
+  path.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "b c", "qas": asked}]}]}))
+
+
+@pytest.mark.parametrize(
+  "name, files, line",
+  [
+    ("race", {}, "{}/train: no such folder, want the official one, or name it: task.train, task.dev, task.test"),
+    ("sst2", {}, "{}/train.tsv: no such file, want the official one, or name it: task.train, task.dev, task.test"),
+    ("sst2", {"dev.tsv": "sentence\na\n"}, "{}/dev.tsv, line 2: says no answer, want one to score against"),
+    ("embed", {"train.tsv": "a\tb\n", "dev.tsv": "a\tb\nc\td\n"}, "{}/dev.tsv, line 1: says no answer, want one to"),
+    ("embed", {"train.tsv": "score\tsentence1\tsentence2\n1\ta\tb\n", "dev.tsv": "a\tb\n"},
+     "{}/train.tsv, line 2: got two texts with a score, want texts that belong together"),
+    ("mnli", {"dev_mismatched.tsv": "sentence1\tsentence2\na\tb\n"}, "{}/dev_mismatched.tsv, line 2: says no answer"),
+    ("mnli", {"test_matched.tsv": "sentence1\tsentence2\na\n"}, "{}/test_matched.tsv, line 2: got 1 columns, want 2"),
+    ("squad", {"train-v1.1.json": ("q", "p"), "dev-v1.1.json": ("q", "q")},
+     "{}/dev-v1.1.json, article 0, question q: got two questions of the id 'q', want one; correct the file"),
+  ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_one_line_with_its_place(tmp_path, name, files, line):
+  if name == "mnli":
+    inferred(tmp_path / "train.tsv", "neutral")
+    inferred(tmp_path / "dev_matched.tsv", "neutral")
+  if name == "sst2" and files:
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\na\t1\n")
+  for file, content in files.items():
+    squad(tmp_path / file, *content) if isinstance(content, tuple) else (tmp_path / file).write_text(content)
+  with pytest.raises(TaskError) as caught:
+    read(tmp_path, name)
+  assert line.format(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_embeddings_are_held_out_by_pairs_with_a_score(tmp_path):
+  """Training pairs have none; a test file of the same folder is read only if it is named."""
+  (tmp_path / "train.tsv").write_text("a\tb\nc\td\n")
+  (tmp_path / "dev.tsv").write_text("sentence1\tsentence2\tscore\na b\tc\t2.5\n")
+  (tmp_path / "test.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
+  data = read(tmp_path, "embed")
+  assert (len(data.train), data.test) == (2, None)
+  assert [data.task.gold(example) for example in data.dev.examples] == [2.5]

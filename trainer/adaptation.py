@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from trainer.rules import ConfigError
 
 QUERIES = ("word_to_entity", "entity_to_word", "entity_to_entity")
-_ENCODER = ("embeddings/", "entity_embeddings/", "layers/", "projection/", "pooler/")
+# Of an ELECTRA the discriminator, whose layers stand below a name of their own.
+_ENCODER = ("embeddings/", "entity_embeddings/", "layers/", "projection/", "pooler/", "discriminator/")
 
 
 def adapted(
@@ -18,7 +20,7 @@ def adapted(
   fresh: dict[str, Any],
   words: int,
   markers: dict[int, int],
-  entities: list[int] | None,
+  entities: Sequence[int] | None,
   same_head: bool,
 ) -> dict[str, Any]:
   """Leaves of a pretrained encoder as a task's model has them.
@@ -30,7 +32,8 @@ def adapted(
     found, fresh: {path: leaf}.
     words: pieces of the vocabulary of `found`; its table may have more rows, which go.
     markers: {id of a piece that the task adds: id of the piece whose row it copies}.
-    entities: for each row of the task's entity table the row of the one in `found`; None = the whole table.
+    entities: for each row of the task's entity table the row of the one in `found`; None = the whole table, () =
+      zeros, where nobody knows which rows are which.
     same_head: whether the head of `found`, if it has one, is for this kind of task and for these labels.
   Raises:
     ConfigError: `found` is no encoder of this kind.
@@ -46,10 +49,13 @@ def adapted(
     leaves[word] = _grown(np.asarray(found[word]), len(fresh[word]), words, markers)
   if entities is not None and entity in fresh and entity in found:
     table = np.zeros(fresh[entity].shape, np.float32)
-    table[: len(entities)] = np.asarray(found[entity])[entities]
+    table[: len(entities)] = np.asarray(found[entity])[list(entities)]
     leaves[entity] = table
   leaves |= _heads(found, {path: leaf for path, leaf in fresh.items() if path not in leaves}, same_head)
   missing = sorted(fresh.keys() - leaves.keys())
+  lost = sorted(path for path in found.keys() - fresh.keys() if path.startswith("projection/"))
+  if lost:
+    raise ConfigError(f"init_from: has {lost[0]}, want tables that stand in the layers' width without a map")
   if missing:
     raise ConfigError(
       f"init_from: has no {', '.join(missing[:4])}, want an encoder of the kind that the task is run on"

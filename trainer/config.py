@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FREE_ON_RESUME = frozenset(
   ("recipe", "init_from", "init_map", "resume_from", "eval_every", "save_every", "log_every", "keep_checkpoints",
    "select_by", "max_skips", "max_rollbacks", "mesh.data", "mesh.model", "mesh.shard_params", "data.workers",
-   "data.prefetch", "data.groups", "data.distinct_words", "task.test")
+   "data.prefetch", "data.groups", "data.distinct_words", "task.test", "task.patience",
+   "task.predictions", "task.eval_first")
 )  # fmt: skip
 
 

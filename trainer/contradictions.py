@@ -47,7 +47,7 @@ def _model_contradictions(config: ConfigDict) -> Iterator[str]:
 
 def _electra_contradictions(config: ConfigDict) -> Iterator[str]:
   model, objective = config.model, config.objective
-  if "tie" not in model:
+  if "tie" not in model or "generator" not in objective:  # a discriminator alone is fine-tuned
     return
   kind = objective.generator
   towers, learns = kind == "electric", kind in ("mlm", "electric")

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.tasks.task import named
 from trainer.feed import Feed
 from trainer.programs import Program
+from trainer.task_feed import TaskFeed
 
 
 def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -20,6 +22,22 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
     params: on the devices.
     tick: called after each batch.
   """
+  figures, outputs = run_through(program, feed, params, tick)
+  return figures | feed.score(outputs) if figures else {}
+
+
+def evaluate_all(program: Program, feed: Feed, params: Any) -> dict[str, float]:
+  """`evaluate` of the held-out set, and of further files of a task: their figures begin with the file's name."""
+  figures = evaluate(program, feed, params)
+  for name, held in feed.further.items() if isinstance(feed, TaskFeed) else ():
+    figures |= named(name, evaluate(program, held, params))
+  return figures
+
+
+def run_through(
+  program: Program, feed: Feed, params: Any, tick: Callable[[], None] = lambda: None
+) -> tuple[dict[str, float], list[np.ndarray]]:
+  """(what the objective reports of the held-out set, its outputs for each batch); the first {} without a set."""
   objective = program.setup.objective
   carry, total, baseline, collected = program.fresh_carry(), None, {}, []
   for number, host in enumerate(feed.held_out(program.stage)):
@@ -34,8 +52,8 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
       baseline[name] = np.add(baseline.get(name, (0.0, 0.0)), pair)
     tick()
   if total is None:
-    return {}
-  return objective.report(*total) | _means(baseline) | feed.score(collected)
+    return {}, []
+  return objective.report(*total) | _means(baseline), collected
 
 
 def _means(baseline: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -84,6 +84,7 @@ def import_weights(
     found = weights.load(source, pytorch_bin=pytorch_bin)
     tokenizer = published_tokenizer(source)
   family, model = family_of(found), found.model.config
+  _refuse_task(model, source)
   entities = entities_of(source, found.model)
   if family == "electra" and not (isinstance(model, ElectraConfig) and model.generator):
     raise InputError(f"weights {source}: are one network of an ELECTRA, want both, in discriminator/ and generator/")
@@ -109,14 +110,18 @@ def import_weights(
   return {"family": family, "source": str(source), "target": str(target), "parameters": _count(own)}
 
 
-def _pretraining(found: weights.Published, has_titles: bool, source: Path) -> weights.Published:
-  """A LUKE as its pretraining has it: without the pooler, which it never trains, and only with heads of its own."""
-  task = task_of(found.model.config)
+def _refuse_task(model: Any, source: Path) -> None:
+  """Refuses what was fine-tuned: a run at step 0 goes on with pretraining."""
+  task = task_of(model)
   if task is not None:
     raise InputError(
       f"weights {source}: hold a head for {task}, which pretraining has not; give the folder to predict.py or --config."
       "init_from"
     )
+
+
+def _pretraining(found: weights.Published, has_titles: bool, source: Path) -> weights.Published:
+  """A LUKE as its pretraining has it: without the pooler, which it never trains."""
   if not has_titles:
     raise InputError(f"weights {source}: have no entity_vocab.json beside them, want the titles; copy it there")
   if "pooler" not in found.params:

@@ -16,28 +16,38 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import models
 from data import entity_vocabulary
 from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tasks import registry
 from data.tasks.rows import ENTITIES, TaskError
 from data.tokenizers import Tokenizer, TokenizerError
+from models.electra import ElectraConfig
 from models.paths import named_leaves
 from models.published import luke_files, weights
 from models.published.errors import WeightsError
 from models.published.tasks import labels_of
 from models.task_heads import TASK_HEADS
+from objectives.optimizers import layer_factors
 from trainer import word_tasks
 from trainer.adaptation import adapted
 from trainer.config import flatten
 from trainer.loading import is_published, published_tokenizer, read_config
-from trainer.piece_tasks import PieceForm, piece_form
-from trainer.recipes import model_of
+from trainer.piece_tasks import EMBED, PieceForm, piece_form
+from trainer.programs import frozen_layers
+from trainer.recipes import family_of, model_of
 from trainer.rules import ConfigError, check_value
 from trainer.task_data import Form, TaskData, task_data
 from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
 LENGTH = 512  # of the longest example where data.length is 0
 WORDS = "word_task"  # objective.name of tasks on ELMo
+FAMILIES = ("albert", "bert", "electra", "luke", "roberta", "spanbert")
+ALIKE = {"spanbert": "bert"}  # whose files say that they are the other's
+MENTIONS = ("type", "relate", "spans", "cloze")  # kinds of heads that read a LUKE's entities
+# task.freeze -> patterns of the parameters that stay as they are; the pooler trains with the head
+TABLES = ("^embeddings/", "^entity_embeddings/", "^(discriminator/)?projection/")
+FREEZE = {"": (), "embeddings": TABLES, "encoder": (*TABLES, "^(discriminator/)?layers/")}
 # Keys that `complete` fills where they stand at their recipe's 0 or "".
 OPEN = ("data.length", "dtype", "eval_every", "save_every", "steps")
 
@@ -78,10 +88,12 @@ def pretrained(source: str) -> Pretrained:
 def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
   if is_published(folder):
     found = weights.load(folder)
+    _check_kind("elmo" if found.family == "elmo" else _network(found), folder)
     model, dtype, tokenizer, head = model_of(found), None, published_tokenizer(folder), _published_head(found)
     plain = found.family == "luke" and model.query_kinds == 1 and not luke_files.is_archive(folder)
   else:
     config = read_config(folder)
+    _check_kind(config.model.name, folder)
     model, dtype, tokenizer, plain = config.model, config.dtype, load_tokenizer(folder), False
     head = (config.objective.kind, tuple(config.objective.labels)) if config.objective.name == "task" else None
   if tokenizer.vocab_size > model.vocab_size:
@@ -89,11 +101,29 @@ def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
       f"model {folder}: got a tokenizer of {tokenizer.vocab_size} pieces, want at most {model.vocab_size}, the rows of "
       "the table of words; use the tokenizer that belongs to the model"
     )
-  own = folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder
-  listed = any((own / name).is_file() for name in entity_vocabulary.FILES)
-  entities = entity_vocabulary.load(own) if listed else None
+  entities = _entities(folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder)
   # mLUKE is published without entity-aware attention, and fine-tuned without
   return Pretrained(model, dtype, tokenizer, entities, head, 1 if plain or tokenizer.kind == "xlmr" else 4)
+
+
+def _network(found: weights.Published) -> str:
+  """The family of published weights; of the two networks of an ELECTRA, which one stands alone."""
+  alone = found.family == "electra" and not isinstance(found.model.config, ElectraConfig)
+  return "electra's generator" if alone else family_of(found)
+
+
+def _check_kind(name: str, folder: Path) -> None:
+  """Refuses what is no encoder of pieces."""
+  if name in FAMILIES:
+    return
+  want = "model=elmo in the variant, or configs/elmo_tasks.py" if name.startswith("elmo") else "its discriminator"
+  raise ConfigError(f"config key init_from: {folder} holds an {name}, want {want}")
+
+
+def _entities(folder: Path) -> EntityVocabulary | None:
+  """The entity vocabulary of a folder, if it has one."""
+  listed = any((folder / name).is_file() for name in entity_vocabulary.FILES)
+  return entity_vocabulary.load(folder) if listed else None
 
 
 def _published_head(found: weights.Published) -> tuple[str, tuple[str, ...]] | None:
@@ -126,17 +156,31 @@ def complete(config: ConfigDict) -> None:
 def _complete(config: ConfigDict) -> TaskData:
   """Fills what follows from an encoder of pieces."""
   start, task = pretrained(config.init_from), registry.find(config.task.name)
-  _check_start(config, start, task)
-  tokenizer = with_markers(start.tokenizer, task)
+  config.objective.kind = _head(config, start, task)
+  _check_start(config, start)
+  tokenizer, entities = with_markers(start.tokenizer, task), _task_entities(config, start)
   config.data.length = _length(config, start.model.max_positions)
   config.dtype = config.dtype or start.dtype or "bfloat16"
-  config.model = ConfigDict(start.model.to_dict())
+  own = {key: value for key, value in config.model.items() if key != "name"}
+  config.model = ConfigDict(start.model.to_dict() | own)
   config.model.vocab_size = tokenizer.vocab_size
-  config.task.queries = config.model.query_kinds = config.task.queries or start.queries
-  entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
-  config.model.entity_vocab_size = start.model.entity_vocab_size if config.task.links else entities.size
-  config.objective.kind = task.head
+  if config.model.name == "luke":
+    config.task.queries = config.model.query_kinds = config.task.queries or start.queries
+    config.model.entity_vocab_size = start.model.entity_vocab_size if config.task.links else len(ENTITIES)
   return task_data(config, piece_form(config, tokenizer, entities))
+
+
+def _head(config: ConfigDict, start: Pretrained, task: registry.Task) -> str:
+  """The kind of head that the task is put to: its own, or a tag a word for encoders without entities."""
+  plain = "tag" if start.model.name != "luke" and "tag" in task.others else task.head
+  return task.put(config.task.head or plain).head
+
+
+def _task_entities(config: ConfigDict, start: Pretrained) -> EntityVocabulary | None:
+  """Those of the model's table: all of the start's for the links of articles, else the special ones."""
+  if start.entities is None or config.task.links:
+    return start.entities
+  return EntityVocabulary(ENTITIES)
 
 
 def _finish(config: ConfigDict, data: TaskData) -> None:
@@ -154,20 +198,45 @@ def _frozen(config: ConfigDict) -> tuple[str, ...]:
   """Patterns of the parameters that stay as they are."""
   if config.objective.name == WORDS:
     return word_tasks.frozen(config)
-  return ("^entity_embeddings/entity/",) if config.task.links else ()  # the table of all entities
+  if config.task.freeze:
+    _check_frozen(config)
+  linked = ("^entity_embeddings/entity/",) if config.task.links else ()  # the table of all entities
+  return FREEZE["embeddings" if frozen_layers(config) else config.task.freeze] or linked
 
 
-def _check_start(config: ConfigDict, start: Pretrained, task: registry.Task) -> None:
-  """Refuses what cannot be fine-tuned on the task."""
-  if start.model.name != "luke":
+def _check_frozen(config: ConfigDict) -> None:
+  key, layers = f"config key task.freeze: got {config.task.freeze!r}", frozen_layers(config)
+  if config.stages:
+    raise ConfigError(f"{key} beside stages, want one of them: stages.0.freeze says what does not train")
+  if config.task.freeze == "encoder" and config.objective.kind == EMBED:
+    raise ConfigError(f"{key}, want less: {config.task.name} has no head that could train")
+  if layers > config.model.layers:
+    raise ConfigError(f"{key}, want at most {config.model.layers}, the layers of init_from")
+  try:
+    layer_factors(models.build(config).config, 1.0, layers)
+  except ValueError as error:
+    raise ConfigError(f"config key task.freeze: {error}; want embeddings or encoder") from error
+
+
+def _check_start(config: ConfigDict, start: Pretrained) -> None:
+  """Refuses what cannot be fine-tuned on the task, or is none of the family whose numbers the recipe has."""
+  task, kind, wanted, got = config.task, config.objective.kind, config.model.name, start.model.name
+  key = "config key init_from: "
+  if wanted and got not in (wanted, *((ALIKE[wanted],) if wanted in ALIKE else ())):
     raise ConfigError(
-      f"config key init_from: task {task.name} needs a LUKE, got {start.model.name}; want a "
-      "run of configs/luke.py or published weights of LUKE"
+      f"{key}{config.init_from} holds a model of the family {got}, want {wanted}, whose numbers the recipe has; say "
+      f"model={got}, or leave model= out"
     )
-  if start.entities is None:
-    raise ConfigError(
-      f"config key init_from: {config.init_from} has no entity vocabulary, want entity_vocab.json there"
-    )
+  if got != "luke":
+    if kind in MENTIONS:
+      raise ConfigError(
+        f"{key}task {task.name} needs a LUKE, got {got}; want a run of configs/luke.py or published weights of LUKE"
+      )
+    for name, plain in (("links", ""), ("queries", 0)):
+      if task[name] != plain:
+        raise ConfigError(f"config key task.{name}: got {task[name]!r}, want {plain!r}: {got} has no entities")
+  elif start.entities is None and (kind in MENTIONS or task.links):
+    raise ConfigError(f"{key}{config.init_from} has no entity vocabulary, want entity_vocab.json there")
 
 
 def _length(config: ConfigDict, positions: int) -> int:
@@ -193,10 +262,10 @@ def task_form(config: ConfigDict, workdir: Path) -> Form:
 
 def _piece_form(config: ConfigDict, workdir: Path) -> PieceForm:
   if (workdir / TOKENIZER).is_dir():
-    return piece_form(config, load_tokenizer(workdir), entity_vocabulary.load(workdir / TOKENIZER))
+    return piece_form(config, load_tokenizer(workdir), _entities(workdir / TOKENIZER))
   start = pretrained(config.init_from)
-  entities = start.entities if config.task.links else EntityVocabulary(ENTITIES)
-  return piece_form(config, with_markers(start.tokenizer, registry.find(config.task.name)), entities)
+  tokenizer = with_markers(start.tokenizer, registry.find(config.task.name))
+  return piece_form(config, tokenizer, _task_entities(config, start))
 
 
 def source_of(config: ConfigDict) -> str:
@@ -215,18 +284,31 @@ def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dic
     logging.info("fine-tuning: sizes and vocabulary of %s, every parameter from the seed", config.init_from)
     return leaves
   start, task = pretrained(config.init_from), registry.find(config.task.name)
+  if "model=" not in config.recipe:
+    logging.info(
+      "fine-tuning: a model of the family %s; model=%s in the variant has the numbers published with it",
+      start.model.name, start.model.name,
+    )  # fmt: skip
   tokenizer = with_markers(start.tokenizer, task)
   markers = {
     tokenizer.id_of(piece): start.tokenizer.id_of(source)
     for piece, source in task.markers.items()
     if piece not in start.tokenizer.vocabulary
   }
-  special = start.entities.special
-  rows = [special.pad, special.unk, special.mask, special.mask if special.mask2 is None else special.mask2]
-  same_head = (
-    start.head is not None
-    and start.head[0] == task.head
-    and (TASK_HEADS[task.head].outputs is not None or start.head[1] == tuple(config.objective.labels))
-  )
-  entities = None if config.task.links else rows
-  return adapted(found, leaves, start.tokenizer.vocab_size, markers, entities, same_head)
+  entities = None if config.task.links else _special_rows(start.entities)
+  return adapted(found, leaves, start.tokenizer.vocab_size, markers, entities, _same_head(config, start))
+
+
+def _special_rows(entities: EntityVocabulary | None) -> list[int]:
+  """The rows of ENTITIES in the table of `entities`; none where nobody knows them."""
+  if entities is None:
+    return []
+  special = entities.special
+  return [special.pad, special.unk, special.mask, special.mask if special.mask2 is None else special.mask2]
+
+
+def _same_head(config: ConfigDict, start: Pretrained) -> bool:
+  """Whether what the run starts from has a head of this kind, for these labels."""
+  if start.head is None or start.head[0] != config.objective.kind:
+    return False
+  return TASK_HEADS[start.head[0]].outputs is not None or start.head[1] == tuple(config.objective.labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import models
 from data import entity_vocabulary
@@ -21,6 +22,7 @@ from models.published import allennlp, weights
 from models.published.errors import WeightsError
 from models.published.luke_files import is_archive
 from models.published.parts import shapes_of
+from models.task_networks import TaskNetwork
 from trainer.config import flatten, from_json, stages
 from trainer.logs import MetricLog
 from trainer.manifest import CheckpointError
@@ -36,9 +38,10 @@ class Loaded:
   """A model that is ready to run.
 
   max_length: tokens of the longest texts that it was trained on; later positions, if it has any, never learned. Of an
-    ELMo, which reads texts of any length, words that run at once.
+    ELMo, which reads texts of any length, words that run at once; of a network on one, words of a text.
   source: where it came from, for messages.
   entities: titles of a LUKE's entities, where the folder has them.
+  step: of a run, that of the parameters.
   """
 
   model: Any
@@ -47,6 +50,7 @@ class Loaded:
   max_length: int
   source: str
   entities: EntityVocabulary | None = None
+  step: int | None = None
 
 
 def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
@@ -94,11 +98,6 @@ def read_config(folder: Path) -> Any:
 def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   """`load_model` of a workdir. Its recipe need not exist any more."""
   config = read_config(folder)
-  if "name" in config.model and config.model.name == "elmo_task":
-    raise InputError(
-      f"model {folder}: is a network of {config.recipe} around an ELMo, which training alone runs and scores; want the "
-      "ELMo itself"
-    )
   try:
     config.dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.dtype)
     for key, value in flatten(config).items():
@@ -110,19 +109,26 @@ def load_workdir(folder: Path, dtype: str | None) -> Loaded:
   except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"model {folder}: {CONFIG} does not describe a model of this version: {reason}") from error
-  params, step = newest_params(folder, model, _best_step(folder, select_by))
+  params, step = newest_params(folder, model, best_step(folder, select_by))
   source, entities = f"{folder} step {step}", entities_of(folder, model)
-  return Loaded(model, params, tokenizer, longest, source, entities)
+  return Loaded(model, params, tokenizer, longest, source, entities, step)
 
 
 def _longest(config: Any) -> int:
   if config.model.name == "elmo":
     return WINDOW
+  if config.model.name == "elmo_task":
+    return config.data.length
   return min(max(stage.length for stage in stages(config)), config.model.max_positions)
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: Any) -> None:
-  """Holds a tokenizer against a model; an ELMo has no rows for most words. Raises TokenizerError, or InputError."""
+  """Holds a tokenizer against a model; an ELMo has no rows for most words. Raises TokenizerError, or InputError.
+
+  A network on an ELMo has no rows for words of the tokenizer at all.
+  """
+  if isinstance(model, TaskNetwork):
+    return
   size = model.config.vocab_size
   if not isinstance(model, Elmo):
     validate(tokenizer, size)
@@ -133,7 +139,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: Any) -> None:
     )
 
 
-def _best_step(folder: Path, name: str) -> int | None:
+def best_step(folder: Path, name: str) -> int | None:
   """The step with the best held-out figure `name`, if the run has one and its checkpoint is good."""
   best = MetricLog.best(folder, name) if name else None
   return best[0] if best and best[0] in Reader(folder / "checkpoints").good_steps() else None
@@ -145,13 +151,26 @@ def newest_params(folder: Path, model: Any, step: int | None = None) -> tuple[di
   step: take that one where it is good.
   """
   try:
-    shapes = allennlp.shapes_of(model) if isinstance(model, Elmo) else shapes_of(model)
-    found = Reader(folder / "checkpoints").restore_params(shapes, step)
+    found = Reader(folder / "checkpoints").restore_params(_shapes(model), step)
   except CheckpointError as error:
     raise InputError(f"model {folder}: {error}") from error
   if found is None:
     raise InputError(f"model {folder}: has no good checkpoint, want one in checkpoints/; train it, or wait for a save")
   return found[0], found[1]["step"]
+
+
+def _shapes(model: Any) -> dict:
+  """Shapes of a model's parameters."""
+  if isinstance(model, Elmo):
+    return allennlp.shapes_of(model)
+  if not isinstance(model, TaskNetwork):
+    return shapes_of(model)
+  c, sentences = model.config, 2 if model.config.head == "pair" else 1
+  words = np.zeros((1, 1, c.bilm.characters if c.places else 1), np.int32)
+  lengths = np.full((1, sentences), 3, np.int32)
+  index = np.zeros((1, sentences, 3), np.int32)
+  init = lambda: model.init(jax.random.key(0), words, index, lengths, index, method="everything")["params"]
+  return jax.eval_shape(init)
 
 
 def published_tokenizer(folder: Path) -> Tokenizer:

@@ -19,14 +19,16 @@ import numpy as np
 
 from data.batch import count_tokens
 from trainer.checkpoints import Checkpoints
-from trainer.evaluation import evaluate
+from trainer.evaluation import evaluate_all
 from trainer.faults import fault_point
 from trainer.feed import Feed
 from trainer.logs import Live, MetricLog, better
+from trainer.prediction_files import conclude
 from trainer.programs import Program, Setup
 from trainer.start import Start
 from trainer.stopping import StopRequest
 from trainer.storage import from_first_process
+from trainer.task_feed import TaskFeed
 
 IN_FLIGHT = 2  # steps dispatched before the oldest is read
 
@@ -92,7 +94,9 @@ class Trace:
 
 
 class Loop:
-  """Trains from a start to the last step, through stages, evaluations, saves, skips and rollbacks."""
+  """Trains from a start to the last step, or to one from which patience is out, through stages, evaluations, saves,
+  skips and rollbacks.
+  """
 
   def __init__(self, parts: Parts, start: Start):
     self.parts, self.config = parts, parts.setup.config
@@ -106,14 +110,46 @@ class Loop:
     self.window, self.pending = _Window(), collections.deque()
     self.stopped = False
     self.best: tuple[int, float] | None = None  # step and value of the figure `select_by`
+    self.patience = self.config.task.patience if "task" in self.config else 0
     self._read_best()
 
   def run(self) -> Any:
-    """The state after the last step, or when asked to stop (then `stopped` is True)."""
+    """The state after the last step, or when asked to stop (then `stopped` is True).
+
+    Once it has ended, a task's test file has been scored and its predictions are written.
+    """
     with jax.transfer_guard("disallow"):
-      while self.step < self.config.steps and not self.stopped:
+      while not self._ended() and not self.stopped:
         self._stretch(self.parts.program_at(self.step))
+    if self.step < self.config.steps and not self.stopped:
+      logging.info(
+        "early stop: step %d of %d, %s is no better since step %d (task.patience=%d)", self.step, self.config.steps,
+        self.config.select_by, self.best[0], self.patience,
+      )  # fmt: skip
+    if isinstance(self.parts.feed, TaskFeed) and not self.stopped:
+      self._conclude(self.parts.feed)
     return self.state
+
+  def _ended(self) -> bool:
+    """Whether all steps are done, or the last `patience` evaluations were no better than one before.
+
+    That follows from the step and the best one, so a run that is started again decides as one that never stopped.
+    """
+    if self.step >= self.config.steps:
+      return True
+    every = self.config.eval_every
+    return bool(self.patience and self.best) and self.step // every - self.best[0] // every >= self.patience
+
+  def _conclude(self, feed: TaskFeed) -> None:
+    chosen, program = self.best[0] if self.best else self.step, self.parts.program_at(self.step)
+    self.parts.checkpoints.wait()
+
+    def params() -> Any:
+      if chosen == self.step:
+        return self.state.params
+      return self.parts.checkpoints.restore_params(program.abstract_state.params, chosen)[0]
+
+    conclude(feed, program, params, chosen, self.parts.log, self.parts.live, self.step)
 
   def _stretch(self, program: Program) -> None:
     """Steps of one stage until it ends, the run stops, or a rollback moves the cursor."""
@@ -128,7 +164,7 @@ class Loop:
           self._boundary(program)
         if stopping:
           return self._end_early()
-        if self.step >= program.stage.end:
+        if self.step >= program.stage.end or self._ended():
           return
         if self.step != predicted:
           continue
@@ -174,6 +210,7 @@ class Loop:
     figures |= {"grad_norm": float(window.last.grad_norm), "lr": float(window.last.lr), "step_ms": 1000 * seconds}
     figures |= {"tokens_per_s": window.slots / window.steps / seconds}
     figures |= {"valid_tokens_per_s": window.tokens / window.steps / seconds, "skipped": float(self.skipped)}
+    figures["non_padding"] = window.tokens / max(window.slots, 1)
     mfu = self.parts.mfu(host, seconds)
     if mfu is not None:
       figures["mfu"] = mfu
@@ -187,9 +224,9 @@ class Loop:
     """Everything that is due at this step, in the order: evaluate, write, enter the next stage, save."""
     c, step = self.config, self.step
     paused, best = time.monotonic(), False
-    if step and (step % c.eval_every == 0 or step == c.steps):
+    if (step or self._evaluates_first()) and (step % c.eval_every == 0 or step == c.steps):
       self.parts.live.note("evaluating")
-      figures = {f"eval/{n}": v for n, v in evaluate(program, self.parts.feed, self.state.params).items()}
+      figures = {f"eval/{n}": v for n, v in evaluate_all(program, self.parts.feed, self.state.params).items()}
       if figures:
         self.figures |= figures
         self.parts.log.write(step, figures)
@@ -201,10 +238,14 @@ class Loop:
       logging.info("stage from step %d: length %d", step, following.stage.length)
       self.state = following.enter(self.state)
       fault_point("stage")
-    if step == 0 or step % c.save_every == 0 or entered or best or step == c.steps:
+    if step == 0 or step % c.save_every == 0 or entered or best or self._ended():
       self._save(scheduled=True, permanent=entered)
     self.handled = step
     self.window.since += time.monotonic() - paused
+
+  def _evaluates_first(self) -> bool:
+    """Whether held-out figures are taken before the first step as well."""
+    return "task" in self.config and self.config.task.eval_first
 
   def _read_best(self) -> None:
     """The best held-out figure so far, from what process 0 has written."""

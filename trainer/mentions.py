@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,40 +12,15 @@ from data.entity_spans import EntityTextError
 from data.entity_text import EntityText, Limits, encode_all
 from data.entity_vocabulary import EntityVocabulary
 from models.luke import LukeConfig
-from models.published import files
-from models.published.luke_files import is_archive
-from models.published.tasks import labels_of, task_of
-from trainer.loading import Loaded, is_published, read_config
+from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
 from trainer.running import longest_of, refuse_long
 from trainer.texts import Chunk, InputError, power_of_two
+from trainer.tuned import Tuned
 
 MENTION = Limits().mention  # pieces of a mention whose positions count
 _WHOLE = 1 << 30  # columns; no text has so many
 _LANGUAGE = "en"  # of titles that do not name theirs ("de:Berlin"), where a vocabulary has several
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tuned(Loaded):
-  """A model with the head of a task.
-
-  labels: names of its classes; () where nothing names them.
-  spaced: texts begin as after a space, as its task's texts did when it was trained here.
-  """
-
-  labels: tuple[str, ...] = ()
-  spaced: bool = False
-
-
-def tuned(loaded: Loaded, folder: Path) -> Loaded:
-  """What was loaded from `folder`, with the names of its classes where it is a LUKE with the head of a task."""
-  config = loaded.model.config
-  if not isinstance(config, LukeConfig) or task_of(config) is None:
-    return loaded
-  fields = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(Loaded)}
-  if not is_published(folder):
-    return Tuned(**fields, labels=tuple(read_config(folder).objective.labels), spaced=True)
-  return Tuned(**fields, labels=() if is_archive(folder) else labels_of(files.read_config(folder)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,23 +14,27 @@ from data.entity_vocabulary import EntityVocabulary
 from data.tasks import links, registry
 from data.tasks.batches import Shape
 from data.tasks.files import read_text
+from data.tasks.text_pairs import PairShape
 from data.tokenizers import Tokenizer
 from objectives.tasks import KINDS
 from trainer.rules import ConfigError
 from trainer.task_data import Builder
+
+EMBED = "embed"  # the kind of a task without a head
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PieceForm:
   """A `trainer.task_data.Form` of tokens.
 
-  task: its rows are cut to the length of the config. entities: of the model's table, which `links` leads to.
-  links: file of the links of SQuAD's articles; None where a question has no entities.
+  task: put to the model's head; its rows are cut to the length of the config. entities: of the model's table, which
+  `links` leads to; None where it has none. links: file of the links of SQuAD's articles; None where a question has no
+  entities.
   """
 
   task: registry.Task
   tokenizer: Tokenizer
-  entities: EntityVocabulary
+  entities: EntityVocabulary | None
   links: Path | None
   length: int
   pack: int
@@ -38,7 +42,7 @@ class PieceForm:
 
   @property
   def by_column(self) -> bool:
-    return KINDS[self.task.head].by_column
+    return self.task.head != EMBED and KINDS[self.task.head].by_column
 
   @functools.cached_property
   def digest(self) -> str:
@@ -53,20 +57,26 @@ class PieceForm:
       rows = dataclasses.replace(rows, links=found)
     return lambda part, labels: rows(part, self.tokenizer, labels)
 
-  def shape(self, rows: list, multiple: int) -> Shape:
+  def shape(self, rows: list, multiple: int) -> Shape | PairShape:
+    pad = self.tokenizer.special.pad
+    if self.task.head == EMBED:
+      return PairShape(self.length, self.pack, multiple, pad)
     pieces = max((len(columns) for row in rows for columns in row.mentions), default=1)
-    return Shape(
-      self.length, self.pack, multiple, self.tokenizer.special.pad, pieces, columns=self.task.head == "answer"
-    )
+    return Shape(self.length, self.pack, multiple, pad, pieces, columns=self.task.head == "answer")
 
   def save(self, folder: Path) -> None:
     self.tokenizer.save(folder)
-    self.entities.save(folder)
+    if self.entities is not None:
+      self.entities.save(folder)
 
 
-def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary) -> PieceForm:
-  """The form of a config; ConfigError for keys that the task cannot use."""
-  t, task = config.task, registry.find(config.task.name)
+def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary | None) -> PieceForm:
+  """The form of a config that says its kind of head; ConfigError for keys that the task cannot use."""
+  t, task = config.task, registry.find(config.task.name).put(config.objective.kind)
+  if task.head == EMBED and config.micro_batches > 1:
+    raise ConfigError(
+      f"config key micro_batches: got {config.micro_batches}, want 1: {t.name} ranks all second texts of a batch"
+    )
   for key, plain in (("links", ""), ("offsets", "exact")):
     if t[key] != plain and task.head != "answer":
       raise ConfigError(f"config key task.{key}: got {t[key]!r}, want {plain!r}: {t.name} has no answers in passages")

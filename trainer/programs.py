@@ -18,7 +18,7 @@ from models import flops
 from models.paths import named_leaves
 from models.sharding import count_parameters, make_mesh, row_sharding
 from objectives.base import Draws, Objective
-from objectives.optimizers import Optimizer
+from objectives.optimizers import Optimizer, layer_factors, scaled
 from objectives.state import State, abstract, enter_stage, init_state, state_shardings
 from objectives.step import StepSettings, make_step
 from trainer.config import Stage, stages
@@ -39,8 +39,9 @@ class Setup:
   @staticmethod
   def of(config: Any, devices: list | None = None) -> Setup:
     """Builds everything from a resolved config; devices default to all."""
-    mesh = make_mesh(config.mesh.data, config.mesh.model, devices)
-    return Setup(config, objectives.build(config), objectives.build_optimizer(config), mesh, stages(config))
+    mesh, objective = make_mesh(config.mesh.data, config.mesh.model, devices), objectives.build(config)
+    optimizer = _by_layer(objectives.build_optimizer(config), config, objective)
+    return Setup(config, objective, optimizer, mesh, stages(config))
 
   @property
   def placed(self) -> Any:
@@ -163,6 +164,22 @@ class Program:
     """This process's rows of a host batch as arrays of the whole batch on the mesh."""
     with jax.transfer_guard("allow"):  # the one place where batches move; with several processes jax calls it implicit
       return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
+
+
+def _by_layer(optimizer: Optimizer, config: Any, objective: Objective) -> Optimizer:
+  """The optimiser with the rate of each layer that a recipe for fine-tuning names."""
+  if "layer_decay" not in config.optimizer:
+    return optimizer
+  decay, frozen = config.optimizer.layer_decay, frozen_layers(config)
+  if decay == 1.0 and not frozen:
+    return optimizer
+  factors = layer_factors(objective.model.config, decay, frozen, config.optimizer.layer_decay_top)
+  return dataclasses.replace(optimizer, transform=scaled(optimizer.transform, factors))
+
+
+def frozen_layers(config: Any) -> int:
+  """Layers from the bottom whose rows a recipe for fine-tuning leaves as they are."""
+  return int(config.task.freeze) if config.task.freeze.isdecimal() else 0
 
 
 def parameter_counts(setup: Setup, params: Any) -> dict[str, int]:

@@ -55,7 +55,9 @@ def _spanbert(c: Any) -> dict[str, Any]:
 
 
 def _electra(c: Any) -> dict[str, Any]:
-  generator = {f"generator_{name}": getattr(c.generator, name) for name in ("layers", "hidden", "heads", "ffn")}
+  """A discriminator alone leaves the recipe's generator, which no fine-tuned model has."""
+  names = () if c.generator is None else ("layers", "hidden", "heads", "ffn")
+  generator = {f"generator_{name}": getattr(c.generator, name) for name in names}
   return {"embedding": c.embedding, "tie": c.tie, **generator}
 
 

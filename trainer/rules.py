@@ -88,9 +88,12 @@ def _is_filters(value: tuple) -> bool:
   )
 
 
-
 def _is_mixture(value: str) -> bool:
   return value in ("learned", "equal", "top", "first") or value.isdecimal()
+
+
+def _is_freeze(value: str) -> bool:
+  return value in ("", "embeddings", "encoder") or value.isdecimal() and int(value) > 0
 
 
 _COUNT = _number(1, "a whole number of at least 1")
@@ -185,6 +188,11 @@ TASK_RULES: tuple[tuple[str, Rule], ...] = (
   (r"task\.warmup", _SHARE),
   (r"task\.queries", Rule("0, 1 or 4", lambda value: value in (0, 1, 4))),
   (r"task\.offsets", _one_of("exact", "nearest")),
+  (r"task\.head", Rule("tag, or empty for that of the task", lambda value: value in ("", "tag"))),
+  (r"task\.freeze", Rule("empty, embeddings, encoder or a number of layers of at least 1", _is_freeze)),
+  (r"optimizer\.layer_decay", _number(0, "a factor above 0, at most 1", high=1, open_low=True)),
+  (r"optimizer\.layer_decay_top", _COUNT),
+  (r"objective\.scale", _POSITIVE),
 )
 
 # The same of keys that only recipes of tasks on ELMo have.

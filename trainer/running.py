@@ -5,8 +5,9 @@ Texts of like length run together; results come in the order of the texts and do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from data.batch import Tokens
 from trainer.loading import Loaded
 from trainer.texts import Chunk, InputError, chunks, power_of_two
 
+T = TypeVar("T")
 Report = Callable[[int, int], None]  # called with the number of texts and of tokens that are done since
 
 
@@ -68,22 +70,40 @@ def run(
   inputs: Callable[[Chunk], tuple] = lambda chunk: (),
 ) -> Iterator[tuple[Chunk, Any]]:
   """(chunk, function(Tokens, *inputs(chunk)) on the host) of all rows; the next batch runs while one is taken over."""
+  arguments = lambda chunk: (_tokens(chunk, rows, second, loaded.tokenizer.special.pad), *inputs(chunk))
+  parts = ((chunk, arguments(chunk)) for chunk in chunks([len(row) for row in rows], checked(batch_size), longest))
+  for done, results in ahead(loaded, parts, function, batch_size):
+    yield done, results
+    if report is not None:
+      report(len(done.rows), sum(len(rows[i]) for i in done.rows))
+
+
+def checked(batch_size: int) -> int:
+  """`batch_size`; raises InputError where it is none."""
   if batch_size < 1:
     raise InputError(f"batch_size: got {batch_size}, want 1 or more")
+  return batch_size
+
+
+def ahead(
+  loaded: Loaded, parts: Iterable[tuple[T, tuple]], function: Callable, batch_size: int
+) -> Iterator[tuple[T, Any]]:
+  """(part, function(*arguments) on the host) of (part, arguments); the next one runs while one is taken over.
+
+  Raises:
+    InputError: batches of `batch_size` texts do not fit in the device's memory.
+  """
   # Accelerators multiply float32 in fewer bits unless told otherwise.
   precision = "highest" if loaded.model.config.dtype == jnp.float32 else None
-  pending: list[tuple[Chunk, Any]] = []
+  pending: list[tuple[T, Any]] = []
   try:
-    for chunk in [*chunks([len(row) for row in rows], batch_size, longest), None]:
-      if chunk is not None:
-        tokens = _tokens(chunk, rows, second, loaded.tokenizer.special.pad)
+    for each in itertools.chain(parts, [None]):
+      if each is not None:
         with jax.default_matmul_precision(precision):
-          pending.append((chunk, function(tokens, *inputs(chunk))))
-      while len(pending) > (chunk is not None):
-        done, results = pending.pop(0)
-        yield done, jax.device_get(results)
-        if report is not None:
-          report(len(done.rows), sum(len(rows[i]) for i in done.rows))
+          pending.append((each[0], function(*each[1])))
+      while len(pending) > (each is not None):
+        part, results = pending.pop(0)
+        yield part, jax.device_get(results)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

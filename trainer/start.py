@@ -16,7 +16,7 @@ from models.published import weights
 from trainer.checkpoints import Checkpoints
 from trainer.config import FREE_ON_RESUME, difference, from_json, stage_at, to_json
 from trainer.finetuning import initial_leaves, source_of
-from trainer.loading import is_published, newest_params, read_config
+from trainer.loading import best_step, is_published, newest_params, read_config
 from trainer.programs import Program, Setup
 from trainer.restore import Reader
 from trainer.rules import ConfigError
@@ -104,13 +104,14 @@ def initial_params(config: Any, fresh: Any) -> Any:
 
 
 def _leaves_of(source: Path) -> dict[str, Any]:
-  """{path: leaf} of published weights, or of the newest good checkpoint of a run."""
+  """{path: leaf} of published weights, or of a run's best good checkpoint, its newest where none is chosen."""
   if is_published(source):
     found = weights.load(source)
     for note in found.notes:
       logging.info("weights %s: %s", source, note)
     return named_leaves(found.params)
-  return named_leaves(newest_params(source, models.build(read_config(source)))[0])
+  config = read_config(source)
+  return named_leaves(newest_params(source, models.build(config), best_step(source, config.select_by))[0])
 
 
 def adopt(found: dict[str, Any], fresh: Any, init_map: tuple[tuple[str, str], ...]) -> Any:

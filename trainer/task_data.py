@@ -7,14 +7,15 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from data import draws
-from data.tasks import registry
+from data.tasks import predictions, registry
+from data.tasks.files import digest
 from data.tasks.rows import TaskError
 from trainer.rules import ConfigError
 
@@ -44,10 +45,15 @@ class Form(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """Examples that are scored, and their rows."""
+  """Examples of a file that is scored or answered. task: as it is for the file. make: the rows, asked for once."""
 
+  task: registry.Task
   examples: list
-  rows: list
+  make: Callable[[], list]
+
+  @functools.cached_property
+  def rows(self) -> list:
+    return self.make()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +61,8 @@ class TaskData:
   """A task's examples in rows.
 
   labels: names of the classes. train: rows. dev, test: what is held out; test is None where there is no such file.
+  further: held-out files besides, by name. blind: files without labels, by the name of what is handed in for them;
+  their rows are made when somebody asks for them.
   """
 
   task: registry.Task
@@ -62,15 +70,13 @@ class TaskData:
   train: list
   dev: Split
   test: Split | None
+  further: Mapping[str, Split]
+  blind: Mapping[str, Split]
   fingerprint: str
 
   def epoch_size(self, batch_size: int) -> int:
     """Batches of an epoch."""
     return max(1, len(self.train) // batch_size)
-
-  def score(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
-    """The official figures of the logits of a split's rows."""
-    return self.task.figures(split.examples, self.task.decode(split.examples, split.rows, logits, self.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,7 @@ class _Settings:
   test: str
   dev_share: float
   limit: int
+  answers: bool  # whether predictions are written
 
   def file(self, split: str) -> Path | None:
     """The file of a split: the one that is named, else the official one; None where the task has none."""
@@ -118,7 +125,13 @@ def task_data(config: Any, form: Form) -> TaskData:
     raise ConfigError(
       f"config key task.dev_share: got {t.dev_share:g} with task.dev={t.dev}, want 0: there is a dev file"
     )
-  return _read(_Settings(t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit), _ByDigest(form))
+  if t.patience and not config.select_by:
+    raise ConfigError(
+      f"config key task.patience: got {t.patience} with an empty select_by, want 0, or select_by=FIGURE: the held-out "
+      "figure that has to become better"
+    )
+  settings = _Settings(t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit, t.predictions)
+  return _read(settings, _ByDigest(form))
 
 
 @functools.lru_cache(maxsize=4)
@@ -133,18 +146,43 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   train = train[: settings.limit] if settings.limit else train
   if not train or not dev:
     raise TaskError(f"task {task.name}: got {len(train)} examples to train on, {len(dev)} held out; want some")
-  test = _load(task, settings, "test") if _has_test(settings) else []
-  for example in (*dev, *test):
+  rows = form.builder(examples)
+  held = {"dev": (task, dev)}
+  if _has_test(settings):
+    held["test"] = task, _load(task, settings, "test")
+  for name, part in task.further_examples(settings.folder).items():
+    held[name] = task.beside(name), part
+  splits = {name: _held(own, part, rows, labels, settings) for name, (own, part) in held.items()}
+  own = [splits.pop(name, None) for name in ("dev", "test")]
+  return TaskData(
+    task, labels, rows(train, labels), *own, splits, _blind(task, rows, labels, settings), _fingerprint(settings, form)
+  )
+
+
+def _held(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...], settings: _Settings) -> Split:
+  """A file that is scored; all that is wrong with it is said now."""
+  for example in part:
     if task.gold(example) is None:
       raise TaskError(f"{example.where}: says no answer, want one to score against; use a file with labels")
-  rows = form.builder(examples)
-  held = [Split(part, _scored(task, part, rows, labels)) if part else None for part in (dev, test)]
-  return TaskData(task, labels, rows(train, labels), *held, _fingerprint(settings, form))
+  if settings.answers:
+    predictions.check_names(task, part)
+  made = _scored(task, part, rows, labels)
+  return Split(task, part, lambda: made)
+
+
+def _blind(task: registry.Task, rows: Builder, labels: tuple[str, ...], settings: _Settings) -> dict[str, Split]:
+  """Official files without labels that stand in the folder and are not the test file already."""
+  if not settings.answers:
+    return {}
+  paths = {name: Path(settings.folder) / file for name, file in task.blind.items()}
+  paths = {name: path for name, path in paths.items() if path.is_file() and path != settings.file("test")}
+  parts = {name: task.read(path) for name, path in paths.items()}
+  return {name: Split(task, part, functools.partial(rows, part, labels)) for name, part in parts.items()}
 
 
 def _scored(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...]) -> list:
   """Rows of held-out examples. Labels that training does not have are never predicted, and so count as not found."""
-  unknown = [label for label in task.label_list(part) if label not in labels]
+  unknown = [label for label in task.label_list(part) if label not in labels] if labels else []
   made = rows(part, (*labels, *unknown))
   if not unknown:
     return made
@@ -175,23 +213,24 @@ def _divided(task: registry.Task, examples: list, share: float) -> tuple[list, l
 def _has_test(settings: _Settings) -> bool:
   """Whether there is a test file: one that is named, which must exist, or the official one if it stands there."""
   path = settings.file("test")
-  return bool(settings.test) or (path is not None and path.is_file())
+  return bool(settings.test) or (path is not None and path.exists())
 
 
 def _load(task: registry.Task, settings: _Settings, split: str) -> list:
   path = settings.file(split)
   if path is None:
     raise TaskError(f"task {task.name}: has no official {split} file, want task.{split}, or task.dev_share above 0")
-  if not path.is_file():
+  if not path.exists():
+    kind = "file" if Path(task.files["train"]).suffix else "folder"  # of RACE
     raise TaskError(
-      f"task {task.name}: {path}: no such file, want the official one, or name it: task.train, task.dev, task.test"
+      f"task {task.name}: {path}: no such {kind}, want the official one, or name it: task.train, task.dev, task.test"
     )
   return task.read(path)
 
 
 def _fingerprint(settings: _Settings, form: Form) -> str:
-  """Of all that a batch follows from; not of the test file, which is only scored."""
+  """Of all that a batch follows from; not of the test file and further ones, which are only scored."""
   files = [None if settings.dev_share and split == "dev" else settings.file(split) for split in ("train", "dev")]
-  digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path else "" for path in files]
+  digests = [digest(path) if path else "" for path in files]
   rest = [settings.name, settings.dev_share, settings.limit]
   return hashlib.sha256(json.dumps([rest, digests, form.digest]).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,21 @@ from data.tasks.batches import Placed, TaskPipeline, in_order
 from trainer.config import Stage
 from trainer.finetuning import task_form
 from trainer.rules import ConfigError
-from trainer.task_data import Split, TaskData, task_data
+from trainer.task_data import Split, task_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-  """What `evaluate` asks of a feed, of one split of a task."""
+  """What `evaluate` asks of a feed, of one file of a task.
 
-  data: TaskData
+  labels: names of the classes. shape: (rows) -> what collates them. by_column: whether outputs stand on columns.
+  """
+
   split: Split
+  labels: tuple[str, ...]
   batch_size: int
-  shape: Any
-  by_column: bool  # whether outputs stand on columns
+  shape: Callable[[list], Any]
+  by_column: bool
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
     for _, placed in self._batches:
@@ -37,22 +40,29 @@ class HeldOut:
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
     return {}
 
-  def score(self, outputs: list[Any]) -> dict[str, float]:
+  def logits(self, outputs: list[Any]) -> list[np.ndarray]:
+    """Those of each row of the file, of what the objective reports of its batches."""
     logits: list[np.ndarray] = [np.zeros(0)] * len(self.split.rows)
     for (numbers, placed), values in zip(self._batches, outputs, strict=True):
       for i, own in zip(numbers, placed.parts(values, self.by_column), strict=True):
         logits[i] = own
-    return self.data.score(self.split, logits)
+    return logits
+
+  def score(self, outputs: list[Any]) -> dict[str, float]:
+    """The official figures, those of parts, and those of what is tuned on the file itself."""
+    return self.split.task.evaluate(self.split.examples, self.split.rows, self.logits(outputs), self.labels)
 
   @functools.cached_property
   def _batches(self) -> list[tuple[np.ndarray, Placed]]:
-    return in_order(self.split.rows, self.batch_size, self.shape)
+    return in_order(self.split.rows, self.batch_size, self.shape(self.split.rows))
 
 
 class TaskFeed:
   """Batches of the task that a resolved config names.
 
-  test: the split that is scored once, at the end; None where there is none.
+  workdir: of the run. dev: what `held_out` gives. further: files that are scored beside it, by name. test: the file
+  that is scored once, at the end; None where there is none. `blind` gives those that are only answered. answers:
+  whether predictions are written.
   """
 
   frequencies = None
@@ -60,6 +70,7 @@ class TaskFeed:
   def __init__(self, config: Any, workdir: Path):
     """Raises ConfigError where the task's files have other labels than the config says."""
     self._config, self._form = config, task_form(config, workdir)
+    self.workdir, self.answers = workdir, config.task.predictions
     self._data = task_data(config, self._form)
     if self._data.labels != tuple(config.objective.labels):
       raise ConfigError(
@@ -67,8 +78,13 @@ class TaskFeed:
         "files of the task have them; start from the recipe again, in a new workdir"
       )
     self.fingerprint = self._data.fingerprint
-    self._dev, test = self._held(self._data.dev), self._data.test
+    self.dev, test = self._held(self._data.dev), self._data.test
     self.test = None if test is None else self._held(test)
+    self.further = {name: self._held(split) for name, split in self._data.further.items()}
+
+  def blind(self) -> Iterator[tuple[str, HeldOut]]:
+    """(name of what is handed in, file) of files without labels, one after the other: they may be large."""
+    return ((name, self._held(split)) for name, split in self._data.blind.items())
 
   def example(self, stage: Stage) -> Any:
     return self._pipeline.batch(0)
@@ -79,13 +95,13 @@ class TaskFeed:
     return ((cursor, _own_rows(batch)) for cursor, batch in whole)
 
   def held_out(self, stage: Stage) -> Iterator[Any]:
-    return self._dev.held_out(stage)
+    return self.dev.held_out(stage)
 
   def baseline(self, batch: Any) -> dict[str, tuple[float, float]]:
     return {}
 
   def score(self, outputs: list[Any]) -> dict[str, float]:
-    return self._dev.score(outputs)
+    return self.dev.score(outputs)
 
   def save_tokenizer(self, workdir: Path) -> None:
     if jax.process_index() == 0:
@@ -96,7 +112,7 @@ class TaskFeed:
     return TaskPipeline(self._data.train, self._config.batch_size, self._shape(self._data.train), self._config.seed)
 
   def _held(self, split: Split) -> HeldOut:
-    return HeldOut(self._data, split, self._config.batch_size, self._shape(split.rows), self._form.by_column)
+    return HeldOut(split, self._data.labels, self._config.batch_size, self._shape, self._form.by_column)
 
   def _shape(self, rows: list) -> Any:
     config = self._config

@@ -74,8 +74,20 @@ def read_lines(path: str) -> list[str]:
   Raises:
     InputError: there is no such file, no line in it, or it is not UTF-8.
   """
+  lines = read_text(path, "with one text a line").split("\n")  # not splitlines(): a text may hold U+2028
+  return [line.removesuffix("\r") for line in (lines[:-1] if not lines[-1] else lines)]
+
+
+def read_text(path: str, form: str) -> str:
+  """All of a UTF-8 file, or of stdin for `-`, without its byte order mark.
+
+  Args:
+    form: what it should look like, for messages.
+  Raises:
+    InputError: there is no such file, nothing in it, or it is not UTF-8.
+  """
   if path != "-" and not Path(path).is_file():
-    raise InputError(f"input {path}: no such file, want a text file with one text a line, or - for stdin")
+    raise InputError(f"input {path}: no such file, want a text file {form}, or - for stdin")
   try:
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
   except OSError as error:
@@ -86,9 +98,8 @@ def read_lines(path: str) -> list[str]:
     line = content.count(b"\n", 0, error.start) + 1
     raise InputError(f"input {path}: line {line}: got {error.reason}, want UTF-8; convert the file") from None
   if not text:
-    raise InputError(f"input {path}: is empty, want one text a line")
-  lines = text.split("\n")  # not splitlines(): a text may hold U+2028
-  return [line.removesuffix("\r") for line in (lines[:-1] if not lines[-1] else lines)]
+    raise InputError(f"input {path}: is empty, want a text file {form}")
+  return text
 
 
 def read_pairs(path: str) -> list[tuple[str, str]]:

@@ -222,7 +222,9 @@ def _vectors(config: ConfigDict, data: TaskData) -> WordVectors | None:
   """The vectors of the file that a config names, for the words of the task; None where it names none."""
   if config.task.word_vectors == "none" or not config.task.vectors:
     return None
-  path, rows = Path(config.task.vectors), [*data.train, *data.dev.rows, *(data.test.rows if data.test else ())]
+  path, held = Path(config.task.vectors), [data.dev, *data.further.values(), *data.blind.values()]
+  held += [] if data.test is None else [data.test]
+  rows = [*data.train, *(row for split in held for row in split.rows)]
   stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
   return _read_vectors(path, stamp, words_of(rows))
 

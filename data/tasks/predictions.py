@@ -67,6 +67,21 @@ def submission(task: Task, examples: Sequence, found: Sequence, beside: Sequence
   return _FORMATS[task.name](task, examples, found, beside)
 
 
+def has_form(task: Task) -> bool:
+  """Whether answers to the task's own files, those with labels, can be handed in; GLUE's are for its `blind` files."""
+  return task.name in _FORMATS
+
+
+def check_names(task: Task, examples: Sequence) -> None:
+  """Raises TaskError where answers are handed in by the examples' names and two have the same."""
+  if _FORMATS.get(task.name) not in (_texts, _texts_and_odds):
+    return
+  counts = Counter(map(task.identity, examples))
+  twice = next((example for example in examples if counts[task.identity(example)] > 1), None)
+  if twice is not None:
+    raise TaskError(f"{twice.where}: got two questions of the id {task.identity(twice)!r}, want one; correct the file")
+
+
 def _glue(task: Task, examples: Sequence, found: Sequence, file: str) -> Files:
   names = list(task.blind)
   file = names[0] if len(names) == 1 and not file else file
@@ -83,11 +98,8 @@ def _glue(task: Task, examples: Sequence, found: Sequence, file: str) -> Files:
 
 
 def _by_name(task: Task, examples: Sequence, values: Sequence) -> str:
-  names = list(map(task.identity, examples))
-  if len(set(names)) < len(names):
-    twice = next(name for name, count in Counter(names).items() if count > 1)
-    raise TaskError(f"task {task.name}: got two questions of the id {twice!r}, want one; correct the file")
-  return _dumped(dict(zip(names, values, strict=True))) + "\n"
+  check_names(task, examples)
+  return _dumped(dict(zip(map(task.identity, examples), values, strict=True))) + "\n"
 
 
 def _texts(task: Task, examples: Sequence, found: Sequence, beside: Sequence[Beside]) -> Files:

@@ -1,0 +1,70 @@
+"""The numbers of fine-tuning: those that were published with each encoder, and that every task has some."""
+
+import pytest
+
+from configs import finetune
+from data.tasks import registry
+from tests.elmo_files import elmo_run
+from tests.encoder_runs import write_tasks
+from trainer.config import difference, flatten, load
+from trainer.rules import ConfigError, check_value
+
+pytestmark = pytest.mark.usefixtures("own_logging")
+
+
+def numbers(variant):
+  own = finetune.get_config(variant)
+  o = own.optimizer
+  return own.batch_size, o.lr, own.task.epochs, own.task.warmup, o.weight_decay, o.b2, o.layer_decay, o.clip
+
+
+@pytest.mark.parametrize(
+  "variant, wanted",
+  [
+    ("mnli,model=bert", (32, 2e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("squad2,model=bert", (48, 5e-5, 2, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("rte,model=roberta", (16, 2e-5, 10, 0.06, 0.1, 0.98, 1.0, 0.0)),
+    ("qqp,model=roberta", (32, 1e-5, 10, 0.25, 0.1, 0.98, 1.0, 0.0)),
+    ("squad,model=roberta", (48, 1.5e-5, 2, 0.06, 0.01, 0.98, 1.0, 0.0)),
+    ("mnli,model=albert", (128, 3e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("wnli,model=albert", (16, 2e-5, 50, 0.125, 0.01, 0.999, 1.0, 1.0)),
+    ("sst2,model=electra", (32, 1e-4, 3, 0.1, 0.0, 0.999, 0.8, 1.0)),
+    ("stsb,model=electra_small", (32, 3e-4, 10, 0.1, 0.0, 0.999, 0.8, 1.0)),
+    ("squad,model=electra_large", (32, 5e-5, 2, 0.1, 0.0, 0.999, 0.9, 1.0)),
+    ("cola,model=spanbert", (32, 2e-5, 4, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("tacred,model=luke", (32, 1e-5, 5, 0.06, 0.01, 0.98, 1.0, 0.0)),
+    ("conll2003", (8, 1e-5, 5, 0.06, 0.01, 0.98, 1.0, 0.0)),
+    ("conll2003,model=bert", (32, 5e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("cola", (32, 2e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),
+  ],
+)
+def test_a_recipe_has_the_published_numbers(variant, wanted):
+  assert numbers(variant) == wanted
+
+
+def test_adams_form_and_dropout_are_published_too():
+  albert, roberta = (finetune.get_config(f"cola,model={name}") for name in ("albert", "roberta"))
+  assert albert.model.dropout == albert.model.attention_dropout == 0.0
+  assert finetune.get_config("rte,model=albert").model.dropout == 0.1
+  assert roberta.optimizer.bias_correction and roberta.optimizer.eps_hat and roberta.optimizer.decay_exclude == ()
+  assert finetune.get_config("sst2,model=electra").objective.loss_scale == "sum"
+
+
+def test_every_task_has_a_recipe_with_every_model():
+  assert {*finetune.TASKS} == {*registry.TASKS}
+  for task in finetune.TASKS:
+    for model in ("", *(f",model={name}" for name in finetune.PUBLISHED)):
+      for key, value in flatten(finetune.get_config(task + model)).items():
+        if value not in (0, "") and key not in ("model.name", "objective.labels"):
+          check_value(key, value)
+
+
+def test_a_network_on_an_elmo_is_the_same_by_either_recipe(tmp_path):
+  folder = write_tasks(tmp_path / "task")
+  files = {"task.dir": str(folder), "task.train": "sst2.tsv", "task.dev": "sst2.tsv"}
+  own = files | {"init_from": str(elmo_run(tmp_path)), "task.word_vectors": "none"}
+  recipes = ("configs/elmo_tasks.py:sst2", "configs/finetune.py:sst2,model=elmo")
+  alone, here = (load(recipe, own) for recipe in recipes)
+  assert difference(alone, here) == [f"recipe: {recipes[0]!r} -> {recipes[1]!r}"]
+  with pytest.raises(ConfigError, match="holds an elmo, want model=elmo in the variant, or configs/elmo_tasks.py"):
+    load("configs/finetune.py:sst2", files | {"init_from": own["init_from"]})

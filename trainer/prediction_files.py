@@ -1,0 +1,125 @@
+"""The end of a fine-tuning run: the test file is scored, and what the chosen parameters say is written down.
+
+WORKDIR/predictions holds, whole or not at all:
+
+- dev.jsonl, test.jsonl and a file for each further or unlabelled file of the task: a JSON object an example;
+- submission/: what the benchmark wants to be handed in: SST-2.tsv and the like for GLUE's files without labels;
+  dev/ and test/ with the files of tasks whose own splits are handed in (predictions.json of SQuAD);
+- run.json: the task, and the step of the parameters.
+
+Each part is done once, and what a kill left undone is done by the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.tasks import certainty, predictions
+from trainer.evaluation import run_through
+from trainer.faults import fault_point
+from trainer.logs import Live, MetricLog
+from trainer.programs import Program
+from trainer.storage import from_first_process
+from trainer.task_feed import HeldOut, TaskFeed
+
+FOLDER, ABOUT, SUBMISSION = "predictions", "run.json", "submission"
+_TEMPORARY = f".{FOLDER}.tmp"
+
+
+def conclude(
+  feed: TaskFeed, program: Program, params: Callable[[], Any], chosen: int, log: MetricLog, live: Live, step: int
+) -> None:
+  """Scores the test file and writes the predictions, whichever of the two the run has not done yet.
+
+  All processes compute; process 0 decides what is to be done, and writes.
+
+  Args:
+    params: gives the parameters of the step `chosen`, on the devices.
+    step: the last of the run, where test/FIGURE stand in its log; test/step says `chosen`.
+  """
+  scores, writes = _missing(feed, chosen)
+  if not scores and not writes:
+    return
+  values, files = params(), predictions.Files()
+  for name, held, blind in _parts(feed, writes):
+    live.note(f"predicting {name}")
+    logging.info("predicting %s with the parameters of step %d: %d examples", name, chosen, len(held.split.examples))
+    reported, outputs = run_through(program, held, values)
+    if name == "test" and scores:
+      figures = {f"test/{figure}": value for figure, value in (reported | held.score(outputs)).items()}
+      live.report(step, figures)
+      log.write(step, figures | {"test/step": chosen})
+      fault_point("tested")
+    if writes:
+      files |= files_of(name, held, outputs, blind)
+  if writes and jax.process_index() == 0:
+    about = {"task": feed.dev.split.task.name, "step": chosen}
+    write(feed.workdir, files | {ABOUT: json.dumps(about) + "\n"})
+
+
+def _parts(feed: TaskFeed, writes: bool) -> Iterator[tuple[str, HeldOut, bool]]:
+  """(name, file, whether it has no labels) of what the end of a run looks at, the test file first."""
+  if feed.test is not None:
+    yield "test", feed.test, False
+  if writes:
+    yield "dev", feed.dev, False
+    yield from ((name, held, False) for name, held in feed.further.items())
+    yield from ((name, held, True) for name, held in feed.blind())
+
+
+def _missing(feed: TaskFeed, chosen: int) -> tuple[bool, bool]:
+  """Whether the test file has to be scored, and predictions have to be written, as process 0 sees it."""
+  found = [0, 0]
+  if jax.process_index() == 0:
+    known = MetricLog.last_figures(feed.workdir)
+    scored = "test/step" in known and known["test/step"] == chosen
+    found = [int(feed.test is not None and not scored), int(feed.answers and step_of(feed.workdir) != chosen)]
+  scores, writes = from_first_process(found)
+  return bool(scores), bool(writes)
+
+
+def step_of(workdir: Path) -> int | None:
+  """The step of the parameters whose predictions a workdir has; None where it has none."""
+  about = workdir / FOLDER / ABOUT
+  return json.loads(about.read_text(encoding="utf-8"))["step"] if about.is_file() else None
+
+
+def files_of(name: str, held: HeldOut, outputs: Sequence[np.ndarray], blind: bool = False) -> predictions.Files:
+  """{path below the folder: text} of the answers to a file: NAME.jsonl and what is handed in.
+
+  Args:
+    outputs: as the objective reports them of the file's batches.
+    blind: whether the file has no labels, and is handed in by its own name.
+  """
+  task, examples, rows = held.split.task, held.split.examples, held.split.rows
+  logits = held.logits(outputs)
+  found = task.decode(examples, rows, logits, held.labels)
+  beside = certainty.beside(task, examples, rows, logits, held.labels, found)
+  files = {f"{name}.jsonl": predictions.json_lines(task, examples, found, beside)}
+  if not blind and not (predictions.has_form(task) and name in ("dev", "test")):
+    return files
+  handed = predictions.submission(task, examples, found, beside, name if blind else "")
+  folder = SUBMISSION if blind else f"{SUBMISSION}/{name}"
+  return files | {f"{folder}/{file}": text for file, text in handed.items()}
+
+
+def write(workdir: Path, files: predictions.Files) -> None:
+  """Puts WORKDIR/predictions in place, all files or none, instead of those of other parameters."""
+  folder, temporary = workdir / FOLDER, workdir / _TEMPORARY
+  shutil.rmtree(temporary, ignore_errors=True)
+  for name, text in files.items():
+    path = temporary / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+  fault_point("predicted")
+  shutil.rmtree(folder, ignore_errors=True)
+  temporary.rename(folder)
+  logging.info("predictions: %s", folder)

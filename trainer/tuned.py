@@ -1,0 +1,110 @@
+"""Models with the head of a task: what their outputs are called, and how they read what they decide about."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from data.tasks import registry
+from data.tasks.answers import AnswerDecoder
+from data.tasks.glue import TextReader
+from data.tasks.rows import TaskError
+from data.tasks.task import Task
+from models.published import files
+from models.published.luke_files import is_archive
+from models.published.tasks import labels_of, task_of
+from models.task_networks import TaskNetwork
+from trainer.loading import Loaded, is_published, read_config
+from trainer.logs import METRICS
+from trainer.texts import InputError
+from trainer.word_tasks import FORMS, WordForm, word_form
+
+# Head -> a task that is put to it. Its rows and its decoder are those of published weights, which do not say what they
+# were trained on, and of which every question has an answer unless the caller says otherwise.
+_LIKE = {
+  "answer": "squad", "choose": "swag", "classify": "sst2", "regress": "stsb", "spans": "conll2003", "tag": "conll2003",
+}  # fmt: skip
+_THRESHOLD = "eval/best_f1_thresh"  # figure of SQuAD 2.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tuned(Loaded):
+  """A model with the head of a task.
+
+  labels: names of its classes; () where nothing names them.
+  spaced: texts with spans begin as after a space, as its task's texts did when it was trained here.
+  task: put to its head, the one that it was trained on here or, of published weights, one like it; None for heads of
+    mentions.
+  texts: 1, or 2 for pairs, of its task's examples; None where nothing says.
+  words: how a network on an ELMo reads words; None for models of pieces.
+  """
+
+  labels: tuple[str, ...] = ()
+  spaced: bool = False
+  task: Task | None = None
+  texts: int | None = None
+  words: WordForm | None = None
+
+  def names(self) -> tuple[str, ...]:
+    """Names of the classes, LABEL_0 ... as transformers has them where nothing names them; () for heads without.
+
+    Raises:
+      InputError: there are more names than classes, or fewer.
+    """
+    classes = self.model.config.classes
+    if classes and self.labels and len(self.labels) != classes:
+      raise InputError(
+        f"model {self.source}: got {len(self.labels)} labels in its config.json, want {classes}, its classes"
+      )
+    return (self.labels or tuple(f"LABEL_{i}" for i in range(classes))) if classes else ()
+
+
+def head_of(loaded: Loaded) -> str | None:
+  """Kind of the task's head of a model, as `Task.head` has it; None where it has none."""
+  config = loaded.model.config
+  return FORMS[config.head] if isinstance(loaded.model, TaskNetwork) else task_of(config)
+
+
+def tuned(loaded: Loaded, folder: Path) -> Loaded:
+  """What was loaded from `folder`, with what is known of its task where it has the head of one.
+
+  Raises:
+    InputError: its config names no task of this version. ConfigError, VectorError: its words cannot be read.
+  """
+  head = head_of(loaded)
+  if head is None:
+    return loaded
+  fields = vars(loaded)
+  if is_published(folder):
+    labels = () if is_archive(folder) else labels_of(files.read_config(folder))
+    return Tuned(**fields, labels=labels, task=registry.find(_LIKE[head]).put(head) if head in _LIKE else None)
+  config = read_config(folder)
+  found = Tuned(**fields, labels=tuple(config.objective.labels), spaced=True)
+  words = word_form(config, folder) if isinstance(loaded.model, TaskNetwork) else None
+  if words is None and head not in _LIKE:
+    return found
+  try:
+    task = registry.find(config.task.name).put(head) if words is None else words.task
+  except TaskError as error:
+    raise InputError(f"model {folder}: config.json: {error}") from None
+  if isinstance(task.decode, AnswerDecoder):
+    task = dataclasses.replace(task, decode=with_threshold(task.decode, folder, loaded.step))
+  return dataclasses.replace(found, task=task, texts=_texts(task), words=words)
+
+
+def _texts(task: Task) -> int | None:
+  """Texts of an example where it is one of texts."""
+  if "classify" not in task.head and task.head not in ("regress", "words_pair"):
+    return None
+  return len(task.read.texts) if isinstance(task.read, TextReader) else 1
+
+
+def with_threshold(decoder: AnswerDecoder, folder: Path, step: int | None) -> AnswerDecoder:
+  """With the threshold that was best on the run's held-out questions at the step of its parameters, if it has one."""
+  path = folder / METRICS
+  for line in path.read_text(encoding="utf-8").splitlines() if decoder.unanswerable and path.is_file() else ():
+    figures = json.loads(line)
+    if figures["step"] == step and _THRESHOLD in figures:
+      decoder = dataclasses.replace(decoder, threshold=figures[_THRESHOLD])
+  return decoder
