@@ -7,7 +7,14 @@
     python predict.py tokenize --model=DIR|TOKENIZER --text=TEXT           pieces, ids and characters
     python predict.py neighbors --model=DIR --word=play --corpus=FILE|FOLDER   nearest words, and sentences by layer
 
-and a LUKE on mentions, which are spans of characters, the end not included:
+models that are fine-tuned on a task, texts of any number:
+
+    python predict.py classify --model=DIR --text=TEXT [--second=TEXT] --top=2   likeliest classes, or a number
+    python predict.py tag      --model=DIR --text="Taro lives in Tokyo ."  named entities, and the tag of each word
+    python predict.py answer   --model=DIR --question=TEXT --context=FILE --top=3   answers in a passage of any length
+    python predict.py choose   --model=DIR --text=TEXT --choice=TEXT --choice=TEXT   which of them goes with the text?
+
+a LUKE on mentions, which are spans of characters, the end not included:
 
     python predict.py fill     --model=DIR --text="Beyoncé lives in Los Angeles." --spans=0:7,17:28
                                --titles="Beyoncé,[MASK]"                   likeliest titles for each masked span
@@ -22,13 +29,14 @@ and an ELMo on whole words:
     python predict.py neighbors --model=DIR --word=play --corpus=FILE|FOLDER|demo
                                 --sentence="They signed to do a Broadway play ." --vectors=glove.txt
 
-DIR is a workdir of train.py, or a folder of published weights in Hugging Face's layout, or AllenNLP's of an ELMo
-(options.json, weights.hdf5; its texts are divided into words at marks, or with --split=space where they were divided
-before). FILE has one text a line (pair: FIRST<tab>SECOND), - is stdin. Lines of relate and type, and of FILE.jsonl, are
-JSON: {"text": "...", "spans": [[0, 7], [17, 28]], "entities": ["Beyoncé", null]}, where null = masked. Titles of an
-mLUKE are English, or name their language ("de:Berlin"). Answers are tables on a terminal and JSON lines elsewhere; the
-last line on stdout is a JSON summary. Speed is told on stderr, and spans that cut a word or are lost. Wrong input ends
-with one line on stderr and exit status 2.
+DIR is a workdir of train.py (a task's network on an ELMo classifies and tags), or a folder of published weights in
+Hugging Face's layout, or AllenNLP's of an ELMo (options.json, weights.hdf5; its texts are divided into words at marks,
+or with --split=space where they were divided before). FILE has one text a line (pair, classify: FIRST<tab>SECOND), - is
+stdin. Lines of relate and type, and of FILE.jsonl, are JSON: {"text": "...", "spans": [[0, 7], [17, 28]],
+"entities": ["Beyoncé", null]}, where null = masked; of classify {"text", "second"}, of answer {"question", "context"},
+of choose {"text", "choices"}. Titles of an mLUKE are English, or name their language ("de:Berlin"). Answers are tables
+on a terminal and JSON lines elsewhere; the last line on stdout is a JSON summary. Speed is told on stderr, and spans
+that cut a word or are lost. Wrong input ends with one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -44,7 +52,7 @@ from data.reading import SourceError
 from data.tokenizers import TokenizerError
 from data.tokenizers.words import SPLITS
 from data.word_vectors import VectorError
-from trainer import entity_verbs, verbs
+from trainer import entity_verbs, task_verbs, verbs
 from trainer.command import USER_ERROR, OneLineParser
 from trainer.rules import ConfigError
 from trainer.texts import InputError
@@ -54,6 +62,10 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
   "fill": verbs.fill,
   "pair": verbs.pair,
   "detect": verbs.detect,
+  "classify": task_verbs.classify,
+  "tag": task_verbs.tag,
+  "answer": task_verbs.answer,
+  "choose": task_verbs.choose,
   "relate": entity_verbs.relate,
   "type": entity_verbs.type_mentions,
   "tokenize": verbs.tokenize,
@@ -71,23 +83,27 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
       "--model", required=True, metavar="DIR", help="workdir, or published weights (tokenize: or a tokenizer)"
     )
-    if name not in ("encode", "neighbors", "pair"):
+    if name not in ("answer", "encode", "neighbors", "pair"):
       source = own.add_mutually_exclusive_group(required=True)
       source.add_argument("--text")
-      lines = "JSON lines" if name in ("relate", "type") else "one text a line"
+      lines = "JSON lines" if name in ("choose", "relate", "type") else "one text a line"
       source.add_argument("--input", metavar="FILE", help=f"{lines}; - is stdin")
     if name != "tokenize":
       own.add_argument("--batch_size", type=int, default=32, help="texts that run together (%(default)s)")
       own.add_argument("--dtype", choices=("float32", "bfloat16"), help="of matrix products (CPU: float32)")
     if name not in ("neighbors", "tokenize"):
       own.add_argument("--max_length", type=int, help="tokens of a text (as in training); of an ELMo, words at once")
-    if name in ("encode", "neighbors"):
-      own.add_argument("--split", choices=SPLITS, help="what divides an ELMo's texts into words (as trained)")
+    if name in ("classify", "encode", "neighbors", "tag"):
+      whose = "texts into words (space, or as trained)" if name == "tag" else "an ELMo's texts into words (as trained)"
+      own.add_argument("--split", choices=SPLITS, help=f"what divides {whose}")
+    if name in ("classify", "choose"):
+      own.add_argument("--cut", action="store_true", help="cut longer texts, as training does")
     if name in ("fill", "relate", "type"):
       own.add_argument("--spans", metavar="0:7,17:28", help="characters of the mentions in --text")
-    if name in ("encode", "fill"):
+    if name in ("classify", "encode", "fill", "tag"):
       own.add_argument("--jsonl", action="store_true", help="lines are JSON, as those of FILE.jsonl")
   _own_flags(parsers)
+  _task_flags(parsers)
   return parser
 
 
@@ -110,6 +126,21 @@ def _own_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
   relate.add_argument("--top", type=int, default=1, help="relations told of each pair (%(default)s)")
   _neighbor_flags(parsers["neighbors"])
   parsers["type"].add_argument("--top", type=int, help="types told of each mention (those above 0.5)")
+
+
+def _task_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
+  classify, answer = parsers["classify"], parsers["answer"]
+  classify.add_argument("--second", metavar="TEXT", help="of a pair")
+  classify.add_argument("--top", type=int, default=1, help="classes told of each text (%(default)s)")
+  answer.add_argument("--question", metavar="TEXT")
+  answer.add_argument("--context", metavar="FILE", help="text to answer from; - is stdin")
+  answer.add_argument("--passage", metavar="TEXT", help="the same on the command line")
+  answer.add_argument("--input", metavar="FILE", help="JSON lines; - is stdin")
+  answer.add_argument("--top", type=int, default=1, help="answers told of each question (%(default)s)")
+  answer.add_argument(
+    "--null_threshold", type=float, metavar="X", help="no answer where its odds are higher (as trained)"
+  )
+  parsers["choose"].add_argument("--choice", action="append", metavar="TEXT", help="one of two or more with --text")
 
 
 def _neighbor_flags(own: argparse.ArgumentParser) -> None:

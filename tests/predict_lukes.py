@@ -29,6 +29,8 @@ KINDS = {
   "whole": ({}, ()),  # with the pooler that released files have
   "relate": ({"heads_on_top": ("relate",)}, RELATIONS),
   "type": ({"heads_on_top": ("type",)}, TYPES),
+  "spans": ({"heads_on_top": ("spans",)}, ("NIL", "LOC", "PER")),
+  "answer": ({"heads_on_top": ("answer",)}, ()),
 }
 
 PLAIN, THREE, ONE, TWO = "the cat sat", "Taro met Beyoncé in Tokyo", "a cat", "Beyoncé sat in Los Angeles."

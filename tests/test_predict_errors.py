@@ -24,8 +24,8 @@ LONG = "cat " * 30
 @pytest.mark.parametrize(
   ("argv", "says"),
   [
-    (["answer"], "choose from 'encode', 'fill', 'pair', 'detect', 'relate', 'type', 'tokenize'"),
-    ([], "required: {encode,fill,pair,detect,relate,type,tokenize,neighbors}"),
+    (["reply"], "choose from 'encode', 'fill', 'pair', 'detect', 'classify', 'tag', 'answer', 'choose', 'relate'"),
+    ([], "required: {encode,fill,pair,detect,classify,tag,answer,choose,relate,type,tokenize,neighbors}"),
     (["fill", MODEL], "one of the arguments --text --input is required"),
     (["fill", MODEL, "--text=a [MASK]", "--top=many"], "--top: invalid int value: 'many'"),
     (["fill", MODEL, "--text=a [MASK]", "--top=0"], f"top: got 0, want a number from 1 to {VOCAB}"),

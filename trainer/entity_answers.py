@@ -15,9 +15,10 @@ from data.entity_text import EntityText
 from trainer.answers import Blank, blanks_of, need
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
-from trainer.mentions import Remark, Tuned, entities_of, entity_batch, remarks, whole, with_mentions
+from trainer.mentions import Remark, entities_of, entity_batch, remarks, whole, with_mentions
 from trainer.running import Report, columns_of, run
 from trainer.texts import InputError
+from trainer.tuned import Tuned
 
 Titles = Sequence[Sequence[str | None] | None]
 
@@ -222,11 +223,8 @@ def types(
 def _labels(loaded: Loaded, head: str, what: str, task: str) -> tuple[str, ...]:
   """Names of the classes of a task's head; raises InputError where the model has none, or they do not fit."""
   need(loaded, head, f"a head that {what}, as configs/finetune.py:{task} trains on a LUKE")
-  classes = loaded.model.config.classes
-  labels = loaded.labels if isinstance(loaded, Tuned) else ()
-  if labels and len(labels) != classes:
-    raise InputError(f"model {loaded.source}: got {len(labels)} labels in its config.json, want {classes}, its classes")
-  return labels or tuple(f"LABEL_{i}" for i in range(classes))  # as transformers names them
+  own = loaded if isinstance(loaded, Tuned) else Tuned(**vars(loaded))
+  return own.names()
 
 
 def _decided(

@@ -197,6 +197,7 @@ def neighbors(flags: argparse.Namespace) -> dict[str, Any]:
 
   model = inference.load_model(flags.model, flags.dtype)
   texts = (text for document in source for text in document.text)
+  inference.refuse_network(model, "neighbors")
   found = find(model, flags.word, texts, flags.sentence, flags.any_word, flags.split)
   with metered(len({one.text for one in found.others})) as meter:
     spaces = nearest(model, found, flags.top, flags.layers, vectors, flags.batch_size, meter)
