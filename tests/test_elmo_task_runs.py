@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(run):
   """(config, workdir, summary) of a run of named entities."""
-  config, folder = config_of(run, "wnut17", keep_checkpoints=2), run.parent / "done"
+  config, folder = config_of(run, "wnut17", keep_checkpoints=2, task__epochs=7), run.parent / "done"
   return config, folder, fit(config, folder)[0]
 
 
@@ -39,8 +39,8 @@ def test_named_entities_are_learned_and_the_test_file_is_scored_once(run, done):
   assert metrics["best/f1"] > 0.9 and metrics["test/f1"] > 0.9
   assert metrics["test/step"] == metrics["best/step"]
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-  assert [line["step"] for line in lines if "test/f1" in line] == [15]
-  assert [line["step"] for line in lines if "eval/f1" in line] == [3, 6, 9, 12, 15]
+  assert [line["step"] for line in lines if "test/f1" in line] == [21]
+  assert [line["step"] for line in lines if "eval/f1" in line] == [3, 6, 9, 12, 15, 18, 21]
 
 
 def test_a_frozen_bilm_stays_as_it_is_and_has_no_moments(run, done):
@@ -74,7 +74,7 @@ def test_a_workdir_of_other_words_is_refused(run, done):
 def test_a_killed_run_ends_with_the_same_state(run, done, tmp_path):
   config, folder, summary = done
   shutil.copytree(folder, tmp_path / "cut")
-  shutil.rmtree(tmp_path / "cut" / "checkpoints" / "15")
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / "21")
   again, _ = fit(config, tmp_path / "cut")
   assert again["state_sha256"] == summary["state_sha256"]
   names = [name for name in summary["metrics"] if name.startswith(("eval/", "best/", "test/"))]

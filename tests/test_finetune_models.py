@@ -83,7 +83,8 @@ def learned(place, own, updates=60):
 @pytest.mark.parametrize(
   "family, task, variant",
   some(
-    [("bert", "squad", ""), ("electra", "wnut17", ""), ("bert", "embed", "")],
+    [("bert", "embed", "")],
+    ("bert", "squad", ""), ("electra", "wnut17", ""),
     ("bert", "sst2", ""), ("bert", "rte", ""), ("bert", "stsb", ""), ("bert", "swag", ""), ("bert", "wnut17", ""),
     ("roberta", "rte", ""), ("roberta", "swag", ""), ("albert", "rte", ""), ("albert", "squad", ""),
     ("electra", "sst2", ""), ("electra", "swag", ""), ("spanbert", "squad", ""), ("spanbert", "stsb", ""),

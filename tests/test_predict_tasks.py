@@ -55,7 +55,7 @@ def close(got, want):
 # --- classes and numbers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_classes_are_the_softmax_of_each_text_alone_by_falling_probability(model, name):
   loaded = model(name)
   names = FOLDERS[name][2] or ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")

@@ -200,6 +200,7 @@ def of_pieces(task, folder, run, **changes):
   return load(f"configs/finetune.py:{task}", PIECES | own | changes)
 
 
+@pytest.mark.slow
 def test_a_bert_answers_glues_file(tmp_path):
   """Cats are good and dogs are not."""
   said = [("the cat sat on the mat", 1), ("a dog sat all day", 0), ("it rained on the cat", 1), ("the dog ran", 0)]
