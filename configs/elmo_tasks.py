@@ -103,7 +103,7 @@ def get_config(variant="wnut17"):
 def _task(name, epochs, bilm):
   task = common.ConfigDict()
   task.name = name
-  task.dir = ""  # folder of the task's files
+  task.dir = ""  # folder of the task's files, or tfds:NAME (data/tasks/tfds_source.py)
   task.train = ""  # file in it; empty = the official name
   task.dev = ""  # file in it; empty = the official name
   task.test = ""  # file in it; empty = the official name, if there is such a file

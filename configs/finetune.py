@@ -4,10 +4,11 @@
         --config.task.dir=FOLDER --workdir=runs/sst2 --seeds=0,1,2
 
 `init_from` is a workdir or a folder of published weights; sizes, vocabulary and weights are taken from it. `task.dir`
-holds the task's official files under their official names (`task.train`, `task.dev` and `task.test` name others). Steps
-follow from `task.epochs`; every epoch ends with an evaluation on the dev file, by the task's official figures, which
-choose the epoch for tasks that select one. The test file, where there is one, is scored once at the end, with the
-parameters that were chosen: `test/f1` and the like.
+holds the task's official files under their official names (`task.train`, `task.dev` and `task.test` name others), or is
+a prepared data set of TFDS, as tfds:glue/sst2 (the three keys then name splits or slices, as train[:10%]). Steps follow
+from `task.epochs`; every epoch ends with an evaluation on the dev file, by the task's official figures, which choose
+the epoch for tasks that select one. The test file, where there is one, is scored once at the end, with the parameters
+that were chosen: `test/f1` and the like.
 
 Where there is no dev file, `task.dev_share` holds out a share of the training file, whole documents or passages at a
 time. SemEval has no dev file. A data set that is one file needs both keys, as in
@@ -219,7 +220,7 @@ def _pieces(name, chosen):
   config.log_every = 50
   config.task = common.ConfigDict()
   config.task.name = name
-  config.task.dir = ""  # folder of the task's files
+  config.task.dir = ""  # folder of the task's files, or tfds:NAME (data/tasks/tfds_source.py)
   config.task.train = ""  # file in it; empty = the official name
   config.task.dev = ""  # file in it; empty = the official name
   config.task.test = ""  # file in it; empty = the official name, if there is such a file

@@ -15,7 +15,7 @@ import numpy as np
 
 from data import draws
 from data.tasks import predictions, registry
-from data.tasks.files import digest
+from data.tasks.files import RecordFile, digest
 from data.tasks.rows import TaskError
 from trainer.rules import ConfigError
 
@@ -92,11 +92,11 @@ class _Settings:
   limit: int
   answers: bool  # whether predictions are written
 
-  def file(self, split: str) -> Path | None:
+  def file(self, split: str) -> Path | RecordFile | None:
     """The file of a split: the one that is named, else the official one; None where the task has none."""
-    named = {"train": self.train, "dev": self.dev, "test": self.test}
-    name = named[split] or registry.find(self.name).files.get(split)
-    return Path(self.folder) / name if name else None
+    named, task = {"train": self.train, "dev": self.dev, "test": self.test}, registry.find(self.name)
+    name = named[split] or task.files.get(split)
+    return task.file(self.folder, name) if name else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def task_data(config: Any, form: Form) -> TaskData:
   """
   t = config.task
   if not t.dir:
-    raise ConfigError(f"config key task.dir: is empty, want the folder of {t.name}'s files")
+    raise ConfigError(f"config key task.dir: is empty, want the folder of {t.name}'s files or tfds:NAME")
   if t.dev and t.dev_share:
     raise ConfigError(
       f"config key task.dev_share: got {t.dev_share:g} with task.dev={t.dev}, want 0: there is a dev file"
@@ -174,7 +174,7 @@ def _blind(task: registry.Task, rows: Builder, labels: tuple[str, ...], settings
   """Official files without labels that stand in the folder and are not the test file already."""
   if not settings.answers:
     return {}
-  paths = {name: Path(settings.folder) / file for name, file in task.blind.items()}
+  paths = {name: task.file(settings.folder, file) for name, file in task.blind.items()}
   paths = {name: path for name, path in paths.items() if path.is_file() and path != settings.file("test")}
   parts = {name: task.read(path) for name, path in paths.items()}
   return {name: Split(task, part, functools.partial(rows, part, labels)) for name, part in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,9 +13,34 @@ from data.tasks.rows import TaskError
 
 _KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "an object"}
 
+Line = tuple[str, str]  # where it stands, as a message says it, and its text
 
-def read_text(path: Path) -> str:
+
+class RecordFile(abc.ABC):
+  """What is read like a file of a task and stands in none: lines that are made of records. Its `str` names it."""
+
+  @property
+  @abc.abstractmethod
+  def lines(self) -> tuple[Line, ...]:
+    """All lines."""
+
+  @property
+  @abc.abstractmethod
+  def digest(self) -> str:
+    """Of what the lines are made of."""
+
+  @abc.abstractmethod
+  def exists(self) -> bool:
+    """Whether there are such records."""
+
+  def is_file(self) -> bool:
+    return self.exists()
+
+
+def read_text(path: Path | RecordFile) -> str:
   """The content of a UTF-8 file, its byte order mark dropped and its line ends "\\n"; raises TaskError."""
+  if isinstance(path, RecordFile):
+    return "\n".join(line for _, line in path.lines)
   try:
     return path.read_text(encoding="utf-8-sig")
   except FileNotFoundError:
@@ -23,13 +49,16 @@ def read_text(path: Path) -> str:
     raise TaskError(f"{path}: cannot be read as UTF-8 text ({error}): fetch it again") from None
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path | RecordFile) -> Iterator[Line]:
   """(file and line number as a message says them, line) of every line; only "\\n" and "\\r\\n" end a line."""
+  if isinstance(path, RecordFile):
+    yield from path.lines
+    return
   for number, line in enumerate(read_text(path).split("\n"), 1):
     yield f"{path}, line {number}", line
 
 
-def read_json(path: Path, kind: type) -> Any:
+def read_json(path: Path | RecordFile, kind: type) -> Any:
   """The content of a JSON file, which is of `kind` at the top; raises TaskError with the line where it is broken."""
   try:
     content = json.loads(read_text(path))
@@ -77,8 +106,10 @@ def label_ids(labels: tuple[str, ...], wanted: tuple[str, ...], where: str) -> l
   return [labels.index(label) for label in wanted]
 
 
-def digest(path: Path) -> str:
+def digest(path: Path | RecordFile) -> str:
   """SHA-256 of a file, or of all files below a folder (RACE) with their names."""
+  if isinstance(path, RecordFile):
+    return path.digest
   if not path.is_dir():
     return hashlib.sha256(path.read_bytes()).hexdigest()
   files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data.tasks import metrics
+from data.tasks import metrics, tfds_source
+from data.tasks.files import RecordFile
 from data.tasks.rows import TaskError
 
 
@@ -53,7 +54,7 @@ class Task:
   name: str
   head: str
   files: Mapping[str, str]
-  read: Callable[[Path], list]
+  read: Callable[[Path | RecordFile], list]
   label_list: Callable[[Sequence], tuple[str, ...]]
   rows: Callable[..., list]
   decode: Callable[[Sequence, Sequence, Sequence[np.ndarray], Sequence[str]], list]
@@ -76,11 +77,17 @@ class Task:
       raise TaskError(f"task {self.name}: got head {head!r}, want one of {', '.join((self.head, *self.others))}")
     return dataclasses.replace(self, head=head, others={}, **self.others[head])
 
+  def file(self, folder: str | Path, name: str) -> Path | RecordFile:
+    """A file in the task's folder, or the split that stands for it in a data set of TFDS; TaskError without the set."""
+    if str(folder).startswith(tfds_source.PREFIX):
+      return tfds_source.split_file(self, str(folder), name)
+    return Path(folder) / name
+
   def examples(self, folder: str | Path, split: str) -> list:
     """The examples of a split; TaskError where the task has no such split, or the folder no such file."""
     if split not in self.files:
       raise TaskError(f"task {self.name}: got split {split!r}, want one of {list(self.files)}")
-    return self.read(Path(folder) / self.files[split])
+    return self.read(self.file(folder, self.files[split]))
 
   def beside(self, name: str) -> Task:
     """The task as it is for a further file."""
@@ -90,7 +97,7 @@ class Task:
 
   def further_examples(self, folder: str | Path) -> dict[str, list]:
     """The examples of each further file that stands in the task's folder."""
-    paths = {name: Path(folder) / other.file for name, other in self.further.items()}
+    paths = {name: self.file(folder, other.file) for name, other in self.further.items()}
     return {name: self.beside(name).read(path) for name, path in paths.items() if path.is_file()}
 
   def figures(self, examples: Sequence, found: Sequence) -> metrics.Scores:
