@@ -116,7 +116,7 @@ def test_examples_have_the_name_that_predictions_go_by(tmp_path):
   assert names("mnli", [json.dumps([each | {"idx": 5} for each in records])]) == ["5"]
 
 
-def test_matched_and_mismatched_figures_come_from_one_evaluation(tmp_path):
+def test_each_further_file_has_figures_of_its_own(tmp_path):
   """The diagnostic set has Matthews's correlation; a file that is not in the folder has no figures."""
   mnli = registry.find("mnli")
   write(tmp_path, ["index\tsentence1\tsentence2\tgold_label", "0\ta\tb\tneutral"], "dev_mismatched.tsv")
@@ -128,9 +128,10 @@ def test_matched_and_mismatched_figures_come_from_one_evaluation(tmp_path):
   assert [example.label for example in held["diagnostic"]] == ["neutral", "entailment", "contradiction"]
   right = {name: [np.eye(3)[[NLI.index(e.label)]] for e in examples] for name, examples in held.items()}
   right[""][0] = np.eye(3)[[0]]
-  given = {name: (each, mnli.rows(each, LETTERS, NLI), right[name]) for name, each in held.items()}
-  figures = {"accuracy": 1 / 2, "mismatched/accuracy": 1, "diagnostic/matthews": 1}
-  assert mnli.evaluate_all(given, NLI) == pytest.approx(figures)
+  wanted = {"": {"accuracy": 1 / 2}, "mismatched": {"accuracy": 1}, "diagnostic": {"matthews": 1}}
+  for name, examples in held.items():
+    task = mnli.beside(name) if name else mnli
+    assert task.evaluate(examples, mnli.rows(examples, LETTERS, NLI), right[name], NLI) == pytest.approx(wanted[name])
 
 
 def test_the_diagnostic_file_without_labels_is_one_to_predict(tmp_path):

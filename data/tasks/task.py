@@ -123,17 +123,6 @@ class Task:
     figures = self.figures(examples, self.decode(examples, rows, logits, labels))
     return figures | self.tuned(self.decode, examples, rows, logits)
 
-  def evaluate_all(
-    self, held: Mapping[str, tuple[Sequence, Sequence, Sequence[np.ndarray]]], labels: Sequence[str]
-  ) -> metrics.Scores:
-    """`evaluate` of several files in one: figures of a further file begin with its name.
-
-    Args:
-      held: (examples, rows, logits) of the held-out file itself, "", and of further ones by name.
-    """
-    own = {name: (self.beside(name) if name else self).evaluate(*given, labels) for name, given in held.items()}
-    return {figure: value for name, each in own.items() for figure, value in named(name, each).items()}
-
 
 def named(name: str, figures: metrics.Scores) -> metrics.Scores:
   """Figures of a part, as in mismatched/accuracy; of "" those of the whole."""
