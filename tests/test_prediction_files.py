@@ -16,7 +16,7 @@ from tests.task_rows import LETTERS
 from tests.trained import finished_run
 from tests.word_task_runs import config_of, entities, fit, pairs, sentences
 from trainer.config import load
-from trainer.prediction_files import FOLDER, files_of, step_of, write
+from trainer.prediction_files import FOLDER, as_tuned, files_of, step_of, write
 from trainer.task_data import Split
 from trainer.task_feed import HeldOut
 
@@ -218,7 +218,7 @@ def test_a_bert_answers_glues_file(tmp_path):
 
 @pytest.mark.slow
 def test_questions_of_a_run_are_handed_in_by_their_ids(tmp_path):
-  """What SQuAD 2.0's scorer makes of the file is what the run has logged."""
+  """What SQuAD 2.0's scorer makes of the file is what the run has logged; a test file has the dev file's threshold."""
   passage, asked = "the cat sat on the mat", (("where", "on the mat"), ("who", "the cat"), ("what", ""))
   given = [
     {"id": f"{number}{word}", "question": f"{word} ?", "is_impossible": not text,
@@ -226,15 +226,19 @@ def test_questions_of_a_run_are_handed_in_by_their_ids(tmp_path):
     for number in range(8) for word, text in asked
   ]  # fmt: skip
   content = json.dumps({"data": [{"title": "t", "paragraphs": [{"context": passage, "qas": given}]}]})
-  for name in ("train-v2.0.json", "dev-v2.0.json"):
+  for name in ("train-v2.0.json", "dev-v2.0.json", "test.json"):
     (tmp_path / name).write_text(content)
-  summary, _ = fit(of_pieces("squad2", tmp_path, finished_run(tmp_path)), tmp_path / "run")
+  summary, _ = fit(of_pieces("squad2", tmp_path, finished_run(tmp_path), task__test="test.json"), tmp_path / "run")
   files = contents(tmp_path / "run")
   answers, odds = (json.loads(files[f"submission/dev/{name}.json"]) for name in ("predictions", "null_odds"))
   assert list(answers) == list(odds) == [each["id"] for each in given]
   gold = [[answer["text"] for answer in each["answers"]] for each in given]
   figures = metrics.answer_scores(gold, list(answers.values()), unanswerable=True)
   assert {f"eval/{name}": value for name, value in figures.items()}.items() <= summary["metrics"].items()
+  threshold = summary["metrics"]["eval/best_f1_thresh"]
+  for name, limit in (("dev", 0.0), ("test", threshold)):
+    said = records(files[f"{name}.jsonl"])
+    assert [not record["prediction"] for record in said] == [record["null_odds"] > limit for record in said]
   assert {"eval/HasAns/f1", "eval/NoAns/f1", "eval/best_f1", "eval/best_f1_thresh"} <= summary["metrics"].keys()
 
 
@@ -267,8 +271,11 @@ def asked(name, answer):
   return QuestionExample(name, "", "a ?", "b c", found, impossible=not answer)
 
 
-def test_questions_without_answers_have_all_figures_of_the_official_scorer():
-  """Three questions: "b" by 2, right; "c" by 2, right; "b" by 1 where there is no answer. The odds are tuned."""
+def test_questions_without_answers_have_all_figures_of_the_official_scorer(tmp_path):
+  """Three questions: "b" by 2, right; "c" by 2, right; "b" by 1 where there is no answer. The odds are tuned.
+
+  A file that is no dev file has the threshold that was best on the dev file, at the step of the parameters.
+  """
   part = held("squad2", [asked("q1", "b"), asked("q2", "c"), asked("q3", "")], by_column=True)
   logits = [np.full((len(row), 2), -40.0) for row in part.split.rows]
   for values, row, text, score in zip(logits, part.split.rows, "bcb", (2.0, 2.0, 1.0)):
@@ -283,6 +290,12 @@ def test_questions_without_answers_have_all_figures_of_the_official_scorer():
   assert json.loads(files["submission/dev/predictions.json"]) == {"q1": "b", "q2": "c", "q3": "b"}
   assert json.loads(files["submission/dev/null_odds.json"]) == pytest.approx({"q1": -2, "q2": -2, "q3": -1})
   assert list(files_of("other", part, outputs)) == ["other.jsonl"]
+  for step, threshold in ((4, -2.0), (8, 5.0)):
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+      file.write(json.dumps({"step": step, "eval/best_f1_thresh": threshold}) + "\n")
+  said = json.loads(files_of("test", as_tuned(part, tmp_path, 4), outputs)["submission/test/predictions.json"])
+  assert said == {"q1": "b", "q2": "c", "q3": ""} and as_tuned(part, tmp_path, 4).score(outputs)["f1"] == 1
+  assert as_tuned(part, tmp_path, 8).score(outputs)["f1"] == 2 / 3
 
 
 def test_levels_of_reading_have_figures_of_their_own():

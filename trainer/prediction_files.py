@@ -7,11 +7,15 @@ WORKDIR/predictions holds, whole or not at all:
   dev/ and test/ with the files of tasks whose own splits are handed in (predictions.json of SQuAD);
 - run.json: the task, and the step of the parameters.
 
+Of questions that may have no answer, those of every file but dev's are left open by the threshold that was best on
+dev's, which SQuAD 2.0's scorer tunes there.
+
 Each part is done once, and what a kill left undone is done by the next start.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -23,12 +27,14 @@ import jax
 import numpy as np
 
 from data.tasks import certainty, predictions
+from data.tasks.answers import AnswerDecoder
 from trainer.evaluation import run_through
 from trainer.faults import fault_point
 from trainer.logs import Live, MetricLog
 from trainer.programs import Program
 from trainer.storage import from_first_process
 from trainer.task_feed import HeldOut, TaskFeed
+from trainer.tuned import with_threshold
 
 FOLDER, ABOUT, SUBMISSION = "predictions", "run.json", "submission"
 _TEMPORARY = f".{FOLDER}.tmp"
@@ -49,7 +55,7 @@ def conclude(
   if not scores and not writes:
     return
   values, files = params(), predictions.Files()
-  for name, held, blind in _parts(feed, writes):
+  for name, held, blind in _parts(feed, writes, chosen):
     live.note(f"predicting {name}")
     logging.info("predicting %s with the parameters of step %d: %d examples", name, chosen, len(held.split.examples))
     reported, outputs = run_through(program, held, values)
@@ -65,14 +71,23 @@ def conclude(
     write(feed.workdir, files | {ABOUT: json.dumps(about) + "\n"})
 
 
-def _parts(feed: TaskFeed, writes: bool) -> Iterator[tuple[str, HeldOut, bool]]:
+def _parts(feed: TaskFeed, writes: bool, chosen: int) -> Iterator[tuple[str, HeldOut, bool]]:
   """(name, file, whether it has no labels) of what the end of a run looks at, the test file first."""
   if feed.test is not None:
-    yield "test", feed.test, False
+    yield "test", as_tuned(feed.test, feed.workdir, chosen), False
   if writes:
     yield "dev", feed.dev, False
-    yield from ((name, held, False) for name, held in feed.further.items())
-    yield from ((name, held, True) for name, held in feed.blind())
+    yield from ((name, as_tuned(held, feed.workdir, chosen), False) for name, held in feed.further.items())
+    yield from ((name, as_tuned(held, feed.workdir, chosen), True) for name, held in feed.blind())
+
+
+def as_tuned(held: HeldOut, workdir: Path, chosen: int) -> HeldOut:
+  """A file whose questions are left open by the threshold that was best on the dev file at the step `chosen`."""
+  task = held.split.task
+  if not isinstance(task.decode, AnswerDecoder):
+    return held
+  task = dataclasses.replace(task, decode=with_threshold(task.decode, workdir, chosen))
+  return dataclasses.replace(held, split=dataclasses.replace(held.split, task=task))
 
 
 def _missing(feed: TaskFeed, chosen: int) -> tuple[bool, bool]:
