@@ -52,24 +52,24 @@ from data.reading import SourceError
 from data.tokenizers import TokenizerError
 from data.tokenizers.words import SPLITS
 from data.word_vectors import VectorError
-from trainer import entity_verbs, task_verbs, verbs
 from trainer.command import USER_ERROR, OneLineParser
 from trainer.rules import ConfigError
 from trainer.texts import InputError
+from trainer.verbs import entities, tasks, texts
 
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-  "encode": verbs.encode,
-  "fill": verbs.fill,
-  "pair": verbs.pair,
-  "detect": verbs.detect,
-  "classify": task_verbs.classify,
-  "tag": task_verbs.tag,
-  "answer": task_verbs.answer,
-  "choose": task_verbs.choose,
-  "relate": entity_verbs.relate,
-  "type": entity_verbs.type_mentions,
-  "tokenize": verbs.tokenize,
-  "neighbors": verbs.neighbors,
+  "encode": texts.encode,
+  "fill": texts.fill,
+  "pair": texts.pair,
+  "detect": texts.detect,
+  "classify": tasks.classify,
+  "tag": tasks.tag,
+  "answer": tasks.answer,
+  "choose": tasks.choose,
+  "relate": entities.relate,
+  "type": entities.type_mentions,
+  "tokenize": texts.tokenize,
+  "neighbors": texts.neighbors,
 }
 
 

@@ -129,9 +129,9 @@ def _summary(config: Any, workdir: Path, feed: Any, loop: Any, digest: str) -> d
   """What the command prints of a run that ended; figures of a test file are those that the end of the loop wrote."""
   import jax
 
+  from trainer.finetuning.feed import TaskFeed
+  from trainer.finetuning.predictions import FOLDER
   from trainer.logs import MetricLog
-  from trainer.prediction_files import FOLDER
-  from trainer.task_feed import TaskFeed
 
   concluded, last = isinstance(feed, TaskFeed) and not loop.stopped, MetricLog.last_figures(workdir)
   figures = loop.figures or last
@@ -147,8 +147,8 @@ def _summary(config: Any, workdir: Path, feed: Any, loop: Any, digest: str) -> d
 def make_feed(config: Any, workdir: Path) -> Any:
   """The trainer.feed.Feed of a resolved config; a corpus is prepared where it is missing."""
   from trainer.feed import CorpusFeed
+  from trainer.finetuning.feed import TaskFeed
   from trainer.stream_feed import StreamFeed
-  from trainer.task_feed import TaskFeed
 
   if "task" in config:
     return TaskFeed(config, workdir)

@@ -19,7 +19,7 @@ from tests.parity_models import random_params
 from tests.trained import SENTENCES
 from trainer.entity_export import marked
 from trainer.inference import load_model
-from trainer.mentions import MENTION
+from trainer.inference.mentions import MENTION
 
 TITLES = ("Beyoncé", "Los Angeles", "Taro", "Tokyo", "Washington, D.C.")
 RELATIONS, TYPES = ("no_relation", "lives_in", "works_for"), ("city", "event", "person")

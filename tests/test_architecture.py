@@ -45,6 +45,14 @@ def test_imports_run_one_way(room):
       assert name.split(".")[0] not in ("train", "benchmark", "predict", "tests"), f"{path} imports {name}"
 
 
+def test_a_run_knows_nothing_of_inference_and_nothing_knows_of_verbs():
+  for path in files("trainer"):
+    package = path.relative_to(ROOT / "trainer").parts[0]
+    above = {"verbs": (), "inference": ("trainer.verbs",)}.get(package, ("trainer.inference", "trainer.verbs"))
+    for name in imports(path):
+      assert not any(name == other or name.startswith(f"{other}.") for other in above), f"{path} imports {name}"
+
+
 def test_data_computes_nothing_in_jax():
   """data/ is NumPy on the host; jax appears only where batches are registered as pytrees."""
   using = {

@@ -6,9 +6,9 @@ import pytest
 
 import trainer.loop
 from tests.word_task_runs import config_of, fit, sentences
-from trainer.prediction_files import step_of
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.predictions import step_of
 from trainer.rules import ConfigError
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

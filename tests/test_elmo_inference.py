@@ -17,11 +17,10 @@ from tests.elmo_oracle import Oracle, random_tensors
 from tests.test_allennlp_files import OPTIONS, SHARED, STREAMS, golden, spelled, write_files
 from tests.test_allennlp_files import SENTENCES as EACH
 from tests.trained import finished_run
-from trainer import word_inference
-from trainer.inference import encode, fill, load_model, relate
+from trainer.inference import encode, fill, load_model, relate, word_encoding
+from trainer.inference.word_encoding import word_vectors
 from trainer.loading import check_vocabulary
 from trainer.texts import InputError
-from trainer.word_inference import word_vectors
 
 LONG = " ".join(["Zürich is far from unbelievably-long-words and"] * 5)
 TEXTS = ["the cat sat", "", "a dog", LONG, "no", "<S>"]
@@ -161,8 +160,8 @@ def test_a_workdir_runs_with_its_own_words(tmp_path_factory, kind):
 
 def test_each_distinct_word_of_a_batch_is_spelled_once(released, monkeypatch):
   heights = []
-  layers = word_inference._layers
-  monkeypatch.setattr(word_inference, "_layers", lambda *given: heights.append(given[2]) or layers(*given))
+  layers = word_encoding._layers
+  monkeypatch.setattr(word_encoding, "_layers", lambda *given: heights.append(given[2]) or layers(*given))
   encode(released, ["the cat and the dog and the cat"] * 20, split="space")
   (words,) = heights
   assert words.shape == (1, 256, 12) and len({row.tobytes() for row in words[0] if row.any()}) == 6  # 4 and boundaries

@@ -10,11 +10,11 @@ import pytest
 from models.paths import named_leaves
 from tests.word_task_runs import WORDS, config_of, elmo_run, fit, params_of, task_folder, unborn
 from trainer.config import load
-from trainer.finetuning import task_form
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.recipe import task_form
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 from trainer.seeds import train_seeds
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

@@ -20,10 +20,10 @@ from models.published import allennlp
 from tests.word_task_runs import SIZES, WORDS, config_of, elmo_run, params_of, task_folder, unborn
 from trainer.config import flatten, load, stages, validate
 from trainer.dry_run import dry_run
-from trainer.finetuning import task_form
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.recipe import task_form
 from trainer.rules import WORD_TASK_RULES, ConfigError
 from trainer.start import initial_params
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

@@ -11,17 +11,17 @@ from data.tasks.rows import ENTITIES
 from models.paths import merge, named_leaves
 from tests.finetune_runs import SPLIT, config_of, fit, semeval, settings
 from tests.trained import WORDS, luke_run
-from trainer.adaptation import QUERIES, adapted
 from trainer.config import load, validate
 from trainer.evaluation import evaluate
 from trainer.feed import Stage
-from trainer.finetuning import initial_leaves, task_form
+from trainer.finetuning.adaptation import QUERIES, adapted
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.recipe import initial_leaves, task_form
 from trainer.inference import load_model
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 from trainer.seeds import read_seeds, train_seeds
 from trainer.start import initial_params
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

@@ -11,9 +11,9 @@ from models.paths import named_leaves
 from objectives.optimizers import adamw, layer_factors, scaled
 from tests.encoder_runs import LAYERS, config_of, encoder_run, write_tasks
 from trainer.config import stages
+from trainer.finetuning.feed import TaskFeed
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

@@ -19,12 +19,12 @@ from tests.encoder_runs import FILES, config_of, encoder_run, fit, write_tasks
 from trainer.config import load, validate
 from trainer.evaluation import evaluate
 from trainer.exchange import export_run, import_weights
-from trainer.finetuning import initial_leaves, task_form
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.recipe import initial_leaves, task_form
 from trainer.loading import load_model, newest_params
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 from trainer.start import _leaves_of, initial_params
-from trainer.task_feed import TaskFeed
 from trainer.texts import InputError
 
 pytestmark = pytest.mark.usefixtures("own_logging")

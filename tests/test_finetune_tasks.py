@@ -1,5 +1,6 @@
 """What fine-tuning makes of a task's files, keys and source: splits, lengths, queries, SQuAD's entities, dry runs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,16 +19,16 @@ from models.paths import named_leaves
 from models.task_heads import TASK_HEADS
 from tests.finetune_runs import config_of, semeval, settings
 from tests.trained import SENTENCES, SIZES, TITLES, WORDS, luke_run
-from trainer import finetuning
 from trainer.config import flatten, load, stages, to_json
 from trainer.dry_run import dry_run
-from trainer.finetuning import pretrained
+from trainer.finetuning import recipe
+from trainer.finetuning.data import task_data
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.recipe import pretrained
 from trainer.loading import load_model
 from trainer.programs import Program, Setup
 from trainer.rules import TASK_RULES, ConfigError
 from trainer.start import initial_params
-from trainer.task_data import task_data
-from trainer.task_feed import TaskFeed
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 PASSAGE = "the cat sat on the mat, and a dog ran after the cat all day"
@@ -98,8 +99,8 @@ def test_queries_follow_the_family_of_the_source(run, monkeypatch):
   assert config_of(run).task.queries == 4 and pretrained(str(run)).queries == 4
   start = pretrained(str(run))
   for queries in (1, 4):
-    found = finetuning.dataclasses.replace(start, queries=queries)
-    monkeypatch.setattr(finetuning, "pretrained", lambda source, found=found: found)
+    found = dataclasses.replace(start, queries=queries)
+    monkeypatch.setattr(recipe, "pretrained", lambda source, found=found: found)
     assert config_of(run).model.query_kinds == config_of(run).task.queries == queries
     assert config_of(run, task__queries=5 - queries).model.query_kinds == 5 - queries
 
@@ -133,7 +134,7 @@ def test_whole_documents_are_held_out_and_no_label_is_lost(run, tmp_path, name):
     docred(folder / "all.json", 10)
     own = settings(run, task__dir=str(folder), task__train="all.json", task__dev_share=0.3, batch_size=2)
     config = load(f"configs/finetune.py:{name}", own)
-    data = task_data(config, finetuning.task_form(config, run.parent / "unborn"))
+    data = task_data(config, recipe.task_form(config, run.parent / "unborn"))
     held = {example.where for example in data.dev.examples}
     assert len(held) == 3
     examples = registry.find(name).read(folder / "all.json")
@@ -158,7 +159,7 @@ def test_labels_that_only_a_scored_file_has_are_not_found_and_end_no_run(run, tm
 def test_rows_are_counted_at_the_length_that_they_are_cut_to(run):
   """A model of few positions cuts a passage in several windows, and an epoch has as many examples as windows."""
   config = squad(run, data__length=24)
-  data = task_data(config, finetuning.task_form(config, run.parent / "unborn"))
+  data = task_data(config, recipe.task_form(config, run.parent / "unborn"))
   assert len(data.train) > 6 and config.steps == len(data.train) // 4 * config.task.epochs
   assert max(len(row) for row in data.train) <= 24
   assert squad(run).data.length == 48
@@ -181,7 +182,7 @@ def test_a_question_has_the_entities_of_its_articles_links_over_the_whole_table(
   config = squad(run, task__links="links.jsonl")
   assert config.model.entity_vocab_size == TITLES
   assert stages(config)[0].freeze == ("^entity_embeddings/entity/",)
-  form = finetuning.task_form(config, run.parent / "unborn")
+  form = recipe.task_form(config, run.parent / "unborn")
   tokenizer, entities, data = form.tokenizer, form.entities, task_data(config, form)
   for row, example in zip(data.train, data.dev.examples):
     texts = [tokenizer.decode(row.ids[columns]).strip() for columns in row.mentions]
@@ -204,7 +205,7 @@ def test_the_table_of_entities_is_taken_whole_and_stays_as_it_is(run):
   state, report = jax.eval_shape(program.step, program.abstract_state, program.example)
   assert named_leaves(state.params)[table].shape == begun[table].shape and report.sums.keys() == {"task"}
   feed.save_tokenizer(run.parent / "linked")
-  assert finetuning.task_form(config, run.parent / "linked").entities.digest == pretrained(str(run)).entities.digest
+  assert recipe.task_form(config, run.parent / "linked").entities.digest == pretrained(str(run)).entities.digest
 
 
 def test_a_question_without_links_is_read_without_entities(run):

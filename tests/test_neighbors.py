@@ -13,7 +13,7 @@ from tests.elmo_oracle import Oracle, random_tensors
 from tests.test_allennlp_files import OPTIONS, spelled, write_files
 from tests.trained import finished_run
 from trainer.inference import encode, load_model
-from trainer.neighbors import find, neighbors
+from trainer.inference.neighbors import find, neighbors
 from trainer.texts import InputError
 
 QUERY = "They signed to do a Broadway play ."

@@ -21,7 +21,8 @@ import predict
 from data.batch import Tokens
 from tests.trained import HIDDEN, POSITIONS, SENTENCES, SIZES, TRAINED, VOCAB, finished_run
 from trainer.config import load
-from trainer.inference import encode, fill, layer_numbers, load_model, pair
+from trainer.inference import encode, fill, load_model, pair
+from trainer.inference.encoding import layer_numbers
 from trainer.texts import InputError, chunks, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent

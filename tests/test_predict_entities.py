@@ -30,7 +30,7 @@ from tests.predict_lukes import (
   write_lines,
 )
 from trainer.inference import encode, fill, fill_entities
-from trainer.mentions import cut_to, entity_batch, with_mentions
+from trainer.inference.mentions import cut_to, entity_batch, with_mentions
 from trainer.texts import Chunk
 
 

@@ -18,9 +18,9 @@ from tests.test_predict_errors import refused
 from tests.word_task_runs import config_of, elmo_run, task_folder
 from trainer.checkpoints import Checkpoints
 from trainer.config import to_json
+from trainer.finetuning.feed import TaskFeed
 from trainer.inference import answer, classify, encode, load_model, tag
 from trainer.programs import Program, Setup
-from trainer.task_feed import TaskFeed
 from trainer.texts import InputError
 
 TEXTS = ["the cat saw anna", "new rome near paris and bert", "the", "anna in rome saw the cat near new paris"]

@@ -34,8 +34,8 @@ from trainer.checkpoints import Checkpoints
 from trainer.config import load as load_config
 from trainer.config import to_json
 from trainer.inference import relate, types
+from trainer.inference.mentions import Tuned, with_mentions
 from trainer.loading import Loaded
-from trainer.mentions import Tuned, with_mentions
 from trainer.programs import Program, Setup
 from trainer.texts import InputError
 

@@ -10,9 +10,9 @@ from data.tasks import tags
 from data.tasks.answers import AnswerDecoder
 from tests.predict_heads import FOLDERS, PASSAGE, POSITIONS, TAGS, folder, head_alone, load
 from tests.test_predict import command
+from trainer.finetuning.null_threshold import with_threshold
 from trainer.inference import answer, choose, classify, tag
 from trainer.texts import InputError
-from trainer.tuned import with_threshold
 
 TEXTS = ["the cat sat", "it rained in Paris all day", "a dog", "Anna met Taro in Tokyo"]
 PAIRS = [("the cat sat", "a dog ran"), ("a mat", "it rained in Paris all day"), ("Anna", "Tokyo")]

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-import trainer.prediction_files
+import trainer.finetuning.predictions
 from data.tasks import metrics, registry
 from data.tasks.batches import Shape
 from data.tasks.choices import ChoiceExample
@@ -16,9 +16,9 @@ from tests.task_rows import LETTERS
 from tests.trained import finished_run
 from tests.word_task_runs import config_of, entities, fit, pairs, sentences
 from trainer.config import load
-from trainer.prediction_files import FOLDER, as_tuned, files_of, step_of, write
-from trainer.task_data import Split
-from trainer.task_feed import HeldOut
+from trainer.finetuning.data import Split
+from trainer.finetuning.feed import HeldOut
+from trainer.finetuning.predictions import FOLDER, as_tuned, files_of, step_of, write
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
@@ -131,7 +131,7 @@ def test_a_kill_leaves_all_files_or_none_and_the_next_start_writes_them(done, tm
   shutil.rmtree(copy / FOLDER)
   lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
   (copy / "metrics.jsonl").write_text("".join(line for line in lines if "test/" not in line))
-  monkeypatch.setattr(trainer.prediction_files, "fault_point", killing)
+  monkeypatch.setattr(trainer.finetuning.predictions, "fault_point", killing)
   with pytest.raises(Killed):
     fit(config, copy)
   assert "test/f1" in logged(copy, "test/") and not (copy / FOLDER).exists()

@@ -16,7 +16,7 @@ from data.tasks import named_entities, questions, registry, tags
 from data.tasks.metrics import normalised
 from data.tasks.rows import TaskError
 from tests.task_rows import LETTERS
-from trainer.task_data import task_data
+from trainer.finetuning.data import task_data
 
 DATA = Path(__file__).parent.parent / "../shared/data"
 SEMEVAL, DOCRED, WNUT = DATA / "relation/semeval2010_task8", DATA / "relation/re-docred", DATA / "ner/wnut17"

@@ -10,9 +10,9 @@ from models.paths import named_leaves
 from train import train
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, stages, to_json
+from trainer.finetuning.feed import TaskFeed
 from trainer.programs import Program, Setup
 from trainer.restore import Reader
-from trainer.task_feed import TaskFeed
 
 SIZES = {
   "model.filters": ((1, 8), (2, 8)), "model.char_embedding": 4, "model.cell": 16, "model.projection": 6,

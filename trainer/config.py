@@ -98,7 +98,7 @@ def _complete(config: ConfigDict, overrides: dict[str, Any]) -> None:
 
   Uses up all overrides but those of keys of the model that it does not have yet.
   """
-  from trainer.finetuning import complete  # it reads the task's files and the model's config
+  from trainer.finetuning.recipe import complete  # it reads the task's files and the model's config
 
   known = flatten(config).keys() - {"model.name"}
   for key in [key for key in overrides if key in known or not key.startswith("model.")]:

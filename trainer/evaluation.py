@@ -11,8 +11,8 @@ import numpy as np
 
 from data.tasks.task import named
 from trainer.feed import Feed
+from trainer.finetuning.feed import TaskFeed
 from trainer.programs import Program
-from trainer.task_feed import TaskFeed
 
 
 def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None] = lambda: None) -> dict[str, float]:

@@ -22,13 +22,13 @@ from trainer.checkpoints import Checkpoints
 from trainer.evaluation import evaluate_all
 from trainer.faults import fault_point
 from trainer.feed import Feed
+from trainer.finetuning.feed import TaskFeed
+from trainer.finetuning.predictions import conclude
 from trainer.logs import Live, MetricLog, better
-from trainer.prediction_files import conclude
 from trainer.programs import Program, Setup
 from trainer.start import Start
 from trainer.stopping import StopRequest
 from trainer.storage import from_first_process
-from trainer.task_feed import TaskFeed
 
 IN_FLIGHT = 2  # steps dispatched before the oldest is read
 

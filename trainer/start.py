@@ -15,7 +15,7 @@ from models.paths import merge, named_leaves
 from models.published import weights
 from trainer.checkpoints import Checkpoints
 from trainer.config import FREE_ON_RESUME, difference, from_json, stage_at, to_json
-from trainer.finetuning import initial_leaves, source_of
+from trainer.finetuning.recipe import initial_leaves, source_of
 from trainer.loading import best_step, is_published, newest_params, read_config
 from trainer.programs import Program, Setup
 from trainer.restore import Reader

@@ -119,9 +119,9 @@ def serve(flags: argparse.Namespace) -> None:
   import jax
 
   from trainer.config import from_json, stages
+  from trainer.finetuning.feed import TaskFeed
   from trainer.programs import Setup
   from trainer.start import initial_params, program_finder
-  from trainer.task_feed import TaskFeed
 
   config = from_json(Path(flags.role).read_text(encoding="utf-8"), flags.role)
   feed = TaskFeed(config, Path(flags.role).parent)

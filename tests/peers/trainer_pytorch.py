@@ -25,9 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.tasks.rows import TaskRow
 from trainer.config import from_json
-from trainer.finetuning import task_form
+from trainer.finetuning.data import TaskData, task_data
+from trainer.finetuning.recipe import task_form
 from trainer.seeds import spread
-from trainer.task_data import TaskData, task_data
 
 CLASSES = {
   "classify": transformers.AutoModelForSequenceClassification,

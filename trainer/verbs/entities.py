@@ -7,12 +7,12 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from trainer.display import metered, show, warn
 from trainer.mention_lines import MentionLine, Span, given_line, read_mention_lines
 from trainer.texts import InputError
+from trainer.verbs.display import metered, show, warn
 
 if TYPE_CHECKING:  # it imports jax, which wrong input does not wait for
-  from trainer.entity_answers import Decision
+  from trainer.inference.entity_answers import Decision
 
 
 def relate(flags: argparse.Namespace) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from data.tasks import certainty, predictions
 from data.tasks.answers import AnswerDecoder
 from trainer.evaluation import run_through
 from trainer.faults import fault_point
+from trainer.finetuning.feed import HeldOut, TaskFeed
+from trainer.finetuning.null_threshold import with_threshold
 from trainer.logs import Live, MetricLog
 from trainer.programs import Program
 from trainer.storage import from_first_process
-from trainer.task_feed import HeldOut, TaskFeed
-from trainer.tuned import with_threshold
 
 FOLDER, ABOUT, SUBMISSION = "predictions", "run.json", "submission"
 _TEMPORARY = f".{FOLDER}.tmp"

@@ -1,38 +1,10 @@
-"""Runs a trained model on text, in three lines:
-
-    model = load_model("runs/bert")
-    vectors = encode(model, ["The cat sat.", "It rained."]).pooled  # [2, D]
-    blanks = fill(model, ["The capital of France is [MASK]."])  # blanks[0][0].candidates[0].piece
-
-and a fine-tuned one on what its task asks; tags, answers and labels have probabilities:
-
-    labels = classify(load_model("runs/sst2"), ["A fine film.", "A dull one."])  # labels[0].labels[0].label
-    tagged = tag(load_model("runs/wnut17"), ["Taro lives in Tokyo ."])  # tagged[0].spans[0].text, .type, .start, .end
-    found = answer(load_model("runs/squad"), ["Who sat?"], ["The cat sat."])  # found[0].text, found[0].answers[0].start
-
-and a LUKE on mentions, spans of characters in each text:
-
-    states = encode(model, ["Beyoncé sings."], spans=[[(0, 7)]], titles=[["Beyoncé"]]).entities  # [1, 1, D]
-    filled = fill_entities(model, ["Beyoncé sings."], [[(0, 7)]])  # filled[0].entities[0].candidates[0].title
-    decided = relate(tuned, ["Taro lives in Tokyo."], [[(0, 4), (14, 19)]])  # decided[0].labels[0].label
-    decided = types(tuned, ["Taro lives in Tokyo."], [[(0, 4)]])  # decided[0][0].labels
-
-and an ELMo on words, whose layers are those of the language models in both directions:
-
-    found = encode(load_model("runs/elmo"), ["The cat sat."], layers="all")  # found.words[0]: The, cat, sat, .
-    layers = found.layers  # [1, T + 1, 4, 2P]: the word's vector twice, then each layer, forward half first
-
-`pair`, `detect` and `choose` are the other answers, `trainer/neighbors.py` compares words in context;
-`trainer/running.py`, `trainer/task_logits.py` and `trainer/word_inference.py` say how texts become batches.
-"""
+"""Hidden states of texts, and the vector of each; of a LUKE those of its mentions, of an ELMo those of its words."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,52 +14,14 @@ import numpy as np
 from data.entity_text import EntityText
 from models.elmo import Elmo
 from models.task_networks import TaskNetwork
-from trainer import answers, entity_answers, loading, word_inference
-from trainer.answers import Blank, Candidate
-from trainer.entity_answers import Decision, Filled, Titles
+from trainer.inference import word_encoding
+from trainer.inference.entity_answers import Titles
+from trainer.inference.mentions import Remark, cut_to, entities_of, entity_batch, remarks, with_mentions
+from trainer.inference.running import Report, longest_of, run
+from trainer.inference.word_encoding import WordEncodings
 from trainer.loading import Loaded
 from trainer.mention_lines import Span
-from trainer.mentions import Remark, cut_to, entities_of, entity_batch, remarks, with_mentions
-from trainer.question_answers import Answer, Answered, answer
-from trainer.running import Report, longest_of, run
-from trainer.task_answers import Chosen, Classified, Entity, Tagged, choose, classify, tag
 from trainer.texts import Chunk, InputError, refuse_beyond_memory
-from trainer.tuned import tuned
-from trainer.word_inference import WordEncodings
-
-__all__ = (
-  "POOLS", "Answer", "Answered", "Blank", "Candidate", "Chosen", "Classified", "Decision", "Encodings", "Entity",
-  "Filled", "Loaded", "Tagged", "WordEncodings", "answer", "choose", "classify", "detect", "encode", "fill",
-  "fill_entities", "load_model", "pair", "refuse_network", "relate", "tag", "types",
-)  # fmt: skip
-
-
-def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded:
-  """`trainer.loading.load_model`, which see, with what is known of the task of a fine-tuned model."""
-  return tuned(loading.load_model(path, dtype), Path(path))
-
-
-def _of_pieces(says: Callable) -> Callable:
-  """`says`, which an ELMo has none of."""
-
-  @functools.wraps(says)
-  def checked(loaded: Loaded, *args: Any, **kwargs: Any) -> Any:
-    refuse_network(loaded, says.__name__)
-    if isinstance(loaded.model, Elmo):
-      raise InputError(
-        f"model {loaded.source}: is an ELMo, which has no {says.__name__}, want one of {WORD_VERBS}; choose another "
-        "model for the others"
-      )
-    return says(loaded, *args, **kwargs)
-
-  return checked
-
-
-WORD_VERBS = "encode, neighbors and tokenize"  # what an ELMo answers
-fill, pair, detect = map(_of_pieces, (answers.fill, answers.pair, answers.detect))
-fill_entities, relate, types = map(
-  _of_pieces, (entity_answers.fill_entities, entity_answers.relate, entity_answers.types)
-)
 
 
 def refuse_network(loaded: Loaded, what: str) -> None:
@@ -162,7 +96,7 @@ def encode(
 ) -> Encodings | WordEncodings:
   """Hidden states of texts; an empty text is [CLS] [SEP].
 
-  Of an ELMo they are those of whole words, without boundaries, and nothing is cut: see `word_inference.encode`, which
+  Of an ELMo they are those of whole words, without boundaries, and nothing is cut: see `word_encoding.encode`, which
   says what `split` and `stateful` are; other models have neither.
 
   Args:
@@ -180,7 +114,7 @@ def encode(
     if spans is not None or titles is not None:
       raise InputError(f"model {loaded.source}: got spans, want a LUKE for them; leave the spans out")
     numbers = layer_numbers(layers, loaded.model.config.layers)
-    return word_inference.encode(
+    return word_encoding.encode(
       loaded, texts, pool, numbers, layers != "none", batch_size, max_length, report, split, stateful
     )
   if split is not None or stateful:

@@ -20,10 +20,10 @@ from data.tokenizers import Encoding
 from data.tokenizers.words import Words
 from data.word_vectors import FIRST, UNKNOWN, WordVectors
 from models.elmo import Elmo
-from trainer import word_inference
-from trainer.inference import encode, layer_numbers
+from trainer.inference import word_encoding
+from trainer.inference.encoding import encode, layer_numbers
+from trainer.inference.running import Report
 from trainer.loading import Loaded
-from trainer.running import Report
 from trainer.texts import InputError
 
 MOST = 10_000  # words that are compared by context-free vectors of the model, the commonest ones
@@ -93,11 +93,11 @@ def find(
   Args:
     sentence: where the word stands that is compared, its first one there; by default the first text that has it.
     any_word: all words of the corpus are compared with it, as in the paper, and not its other occurrences alone.
-    split: see `word_inference.splitter`.
+    split: see `word_encoding.splitter`.
   Raises:
     InputError: the sentence, or the corpus, has no such word, or no other text has one.
   """
-  divide = word_inference.splitter(loaded, split)
+  divide = word_encoding.splitter(loaded, split)
   counter, kept, count, lower = Counter(), {}, 0, word.lower()
   for text in texts:
     (words,) = divide.words([text])
@@ -167,7 +167,7 @@ def _by_vectors(word: str, vectors: WordVectors, top: int) -> Space:
 def _by_words(loaded: Loaded, found: Occurrences, top: int, batch_size: int) -> Space:
   words = [found.word, *(other for other in found.words[: MOST + 1] if other != found.word)]
   if isinstance(loaded.model, Elmo):
-    matrix = word_inference.word_vectors(loaded, words)
+    matrix = word_encoding.word_vectors(loaded, words)
   else:
     alone = [Occurrence(other, 0, 0, len(other)) for other in words]
     matrix = np.concatenate([states[:, 0] for _, states in _states(loaded, alone, (0,), None, batch_size, None)])
@@ -218,7 +218,7 @@ def _states(
     block = texts[first : first + _BLOCK]
     if isinstance(loaded.model, Elmo):
       pieces = [None] * len(block)
-      encoded = word_inference.encode(
+      encoded = word_encoding.encode(
         loaded, block, "none", layers, hidden=False, batch_size=batch_size, report=report, split=split
       )
     else:

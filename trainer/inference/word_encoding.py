@@ -23,8 +23,8 @@ import numpy as np
 from data.characters import Spellings
 from data.tokenizers.words import BEGIN, END, SPECIALS, UNKNOWN, Words, checked_split
 from models.elmo import Elmo
+from trainer.inference.running import Report
 from trainer.loading import Loaded
-from trainer.running import Report
 from trainer.texts import Chunk, InputError, chunks, chunks_in_order, power_of_two, refuse_beyond_memory
 
 POOLS = ("none", "mean")

@@ -16,9 +16,9 @@ import numpy as np
 
 from data import word_vectors
 from data.sources import open_source
-from trainer.display import metered, show, warn
 from trainer.mention_lines import MentionLine, given_line, is_json_lines, read_mention_lines
 from trainer.texts import InputError, load_tokenizer, read_lines, read_pairs
+from trainer.verbs.display import metered, show, warn
 
 
 def _texts(flags: argparse.Namespace) -> list[str]:
@@ -192,8 +192,8 @@ def neighbors(flags: argparse.Namespace) -> dict[str, Any]:
   source = open_source(flags.corpus)
   vectors = None if flags.vectors is None else word_vectors.read(flags.vectors, lowercase=False)
   from trainer import inference
-  from trainer.neighbors import find
-  from trainer.neighbors import neighbors as nearest
+  from trainer.inference.neighbors import find
+  from trainer.inference.neighbors import neighbors as nearest
 
   model = inference.load_model(flags.model, flags.dtype)
   texts = (text for document in source for text in document.text)

@@ -13,13 +13,22 @@ from data.tasks.named_entities import TaggedDocument
 from data.tasks.rows import TaskError
 from data.tasks.texts import TextExample
 from data.tokenizers.words import SPECIALS, Words, checked_split
-from trainer.entity_answers import Label
+from trainer.inference.entity_answers import Label
+from trainer.inference.mentions import entities_of
+from trainer.inference.running import Report
+from trainer.inference.task_logits import (
+  CHOICES,
+  TEXTS,
+  WORDS,
+  fitting_rows,
+  logits_of,
+  longest_row,
+  rows_of,
+  with_head,
+)
+from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
-from trainer.mentions import entities_of
-from trainer.running import Report
-from trainer.task_logits import CHOICES, TEXTS, WORDS, fitting_rows, logits_of, longest_row, rows_of, with_head
 from trainer.texts import InputError
-from trainer.tuned import Tuned
 
 
 @dataclasses.dataclass(frozen=True)

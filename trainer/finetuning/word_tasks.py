@@ -27,9 +27,9 @@ from data.tasks.word_rows import TextWords, words_of
 from data.tokenizers.words import SPECIALS, Words
 from data.word_vectors import VectorError, WordVectors, WordVocabulary
 from models.published import allennlp, files
+from trainer.finetuning.data import Builder, TaskData, task_data
 from trainer.loading import is_published, read_config
 from trainer.rules import ConfigError
-from trainer.task_data import Builder, TaskData, task_data
 from trainer.texts import TOKENIZER, load_tokenizer
 
 FORMS = {"crf": "words_tag", "tag": "words_tag", "classify": "words_classify", "pair": "words_pair"}  # by kind of head

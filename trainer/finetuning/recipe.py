@@ -3,7 +3,7 @@
 Such a recipe says no sizes of what was pretrained: these, its vocabulary and its weights are those of `init_from`, a
 run or a folder of published weights. `complete` puts the sizes into the config, with the labels of the task's files and
 the number of steps, so that the saved config.json stands alone. Encoders of pieces are fine-tuned here, networks of
-words on ELMo in `trainer/word_tasks.py`.
+words on ELMo in `trainer/finetuning/word_tasks.py`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from models.published.errors import WeightsError
 from models.published.tasks import labels_of
 from models.task_heads import TASK_HEADS
 from objectives.optimizers import layer_factors
-from trainer import word_tasks
-from trainer.adaptation import adapted
 from trainer.config import flatten
+from trainer.finetuning import word_tasks
+from trainer.finetuning.adaptation import adapted
+from trainer.finetuning.data import Form, TaskData, task_data
+from trainer.finetuning.piece_tasks import EMBED, PieceForm, piece_form
 from trainer.loading import is_published, published_tokenizer, read_config
-from trainer.piece_tasks import EMBED, PieceForm, piece_form
 from trainer.programs import frozen_layers
 from trainer.recipes import family_of, model_of
 from trainer.rules import ConfigError, check_value
-from trainer.task_data import Form, TaskData, task_data
 from trainer.texts import TOKENIZER, InputError, load_tokenizer
 
 LENGTH = 512  # of the longest example where data.length is 0

@@ -15,9 +15,9 @@ from data.batch import split_rows
 from data.loader import prefetch
 from data.tasks.batches import Placed, TaskPipeline, in_order
 from trainer.config import Stage
-from trainer.finetuning import task_form
+from trainer.finetuning.data import Split, task_data
+from trainer.finetuning.recipe import task_form
 from trainer.rules import ConfigError
-from trainer.task_data import Split, task_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from data.tasks import registry
@@ -15,17 +14,16 @@ from models.published import files
 from models.published.luke_files import is_archive
 from models.published.tasks import labels_of, task_of
 from models.task_networks import TaskNetwork
+from trainer.finetuning.null_threshold import with_threshold
+from trainer.finetuning.word_tasks import FORMS, WordForm, word_form
 from trainer.loading import Loaded, is_published, read_config
-from trainer.logs import METRICS
 from trainer.texts import InputError
-from trainer.word_tasks import FORMS, WordForm, word_form
 
 # Head -> a task that is put to it. Its rows and its decoder are those of published weights, which do not say what they
 # were trained on, and of which every question has an answer unless the caller says otherwise.
 _LIKE = {
   "answer": "squad", "choose": "swag", "classify": "sst2", "regress": "stsb", "spans": "conll2003", "tag": "conll2003",
 }  # fmt: skip
-_THRESHOLD = "eval/best_f1_thresh"  # figure of SQuAD 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,13 +96,3 @@ def _texts(task: Task) -> int | None:
   if "classify" not in task.head and task.head not in ("regress", "words_pair"):
     return None
   return len(task.read.texts) if isinstance(task.read, TextReader) else 1
-
-
-def with_threshold(decoder: AnswerDecoder, folder: Path, step: int | None) -> AnswerDecoder:
-  """With the threshold that was best on the run's held-out questions at the step of its parameters, if it has one."""
-  path = folder / METRICS
-  for line in path.read_text(encoding="utf-8").splitlines() if decoder.unanswerable and path.is_file() else ():
-    figures = json.loads(line)
-    if figures["step"] == step and _THRESHOLD in figures:
-      decoder = dataclasses.replace(decoder, threshold=figures[_THRESHOLD])
-  return decoder

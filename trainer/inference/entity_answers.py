@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.entity_text import EntityText
-from trainer.answers import Blank, blanks_of, need
+from trainer.inference.answers import Blank, blanks_of, need
+from trainer.inference.mentions import Remark, entities_of, entity_batch, remarks, whole, with_mentions
+from trainer.inference.running import Report, columns_of, run
+from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
-from trainer.mentions import Remark, entities_of, entity_batch, remarks, whole, with_mentions
-from trainer.running import Report, columns_of, run
 from trainer.texts import InputError
-from trainer.tuned import Tuned
 
 Titles = Sequence[Sequence[str | None] | None]
 

@@ -7,10 +7,10 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from trainer.display import metered, show, warn
 from trainer.mention_lines import is_json_lines
-from trainer.task_lines import read_choices, read_questions, read_texts
 from trainer.texts import InputError, read_text
+from trainer.verbs.display import metered, show, warn
+from trainer.verbs.task_lines import read_choices, read_questions, read_texts
 
 
 def classify(flags: argparse.Namespace) -> dict[str, Any]:

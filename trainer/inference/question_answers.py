@@ -14,9 +14,9 @@ from data.tasks import certainty
 from data.tasks.answers import AnswerDecoder
 from data.tasks.questions import QuestionExample
 from data.tasks.rows import TaskRow
+from trainer.inference.running import Report
+from trainer.inference.task_logits import ANSWERS, logits_of, longest_row, rows_of, with_head
 from trainer.loading import Loaded
-from trainer.running import Report
-from trainer.task_logits import ANSWERS, logits_of, longest_row, rows_of, with_head
 from trainer.texts import InputError
 
 

@@ -22,10 +22,10 @@ from data.tasks.rows import TaskError
 from models.task_networks import TaskNetwork
 from objectives.tasks import KINDS, TaskObjective
 from objectives.word_tasks import WordTaskObjective
+from trainer.inference.running import Report, ahead, checked, longest_of
+from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
-from trainer.running import Report, ahead, checked, longest_of
 from trainer.texts import InputError, chunks
-from trainer.tuned import Tuned
 
 # Heads that answer a question, and what to call them.
 TEXTS = ("classify", "regress", "words_classify", "words_pair"), "a head that decides about texts, as sst2 trains it"

@@ -17,8 +17,8 @@ from data.tasks.files import read_text
 from data.tasks.text_pairs import PairShape
 from data.tokenizers import Tokenizer
 from objectives.tasks import KINDS
+from trainer.finetuning.data import Builder
 from trainer.rules import ConfigError
-from trainer.task_data import Builder
 
 EMBED = "embed"  # the kind of a task without a head
 

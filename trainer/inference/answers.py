@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from trainer.inference.running import Report, columns_of, longest_of, refuse_long, run
 from trainer.loading import Loaded
-from trainer.running import Report, columns_of, longest_of, refuse_long, run
 from trainer.texts import InputError
 
 

@@ -12,11 +12,11 @@ from data.entity_spans import EntityTextError
 from data.entity_text import EntityText, Limits, encode_all
 from data.entity_vocabulary import EntityVocabulary
 from models.luke import LukeConfig
+from trainer.inference.running import longest_of, refuse_long
+from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
-from trainer.running import longest_of, refuse_long
 from trainer.texts import Chunk, InputError, power_of_two
-from trainer.tuned import Tuned
 
 MENTION = Limits().mention  # pieces of a mention whose positions count
 _WHOLE = 1 << 30  # columns; no text has so many

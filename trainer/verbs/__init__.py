@@ -1,0 +1,1 @@
+"""What predict.py reads, does and shows. Each verb takes flags and returns a summary."""
