@@ -146,6 +146,17 @@ LUKE_TASKS = {
   "embed": EMBED,
 }
 
+# What papers searched on the dev files of tasks, where the numbers below are one pick: BERT's appendix A.3, on GLUE
+# section 4.1 (32 examples, 3 epochs); RoBERTa's table 10; SpanBERT's appendix B. The others' numbers are fixed.
+GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
+_GLUE_GRID = {"bert": {"optimizer.lr": (5e-5, 4e-5, 3e-5, 2e-5)},
+              "roberta": {"optimizer.lr": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}}  # fmt: skip
+_GRID = {
+  "bert": {"optimizer.lr": (5e-5, 3e-5, 2e-5), "batch_size": (16, 32), "task.epochs": (2, 3, 4)},
+  "spanbert": {"optimizer.lr": (5e-6, 1e-5, 2e-5, 3e-5, 5e-5), "batch_size": (16, 32)},
+}
+_FIXED = ("squad", "squad2", "swag", "race", "embed")  # of BERT; SpanBERT searched for questions too
+
 # What model= names -> the family of what a run starts from, keys of all its tasks, numbers of each.
 PUBLISHED = {
   "bert": ("bert", BERT, BERT_TASKS),
@@ -194,6 +205,17 @@ def get_config(variant="semeval"):
   config = _words(name, chosen) if chosen.get("model") == "elmo" else _pieces(name, chosen)
   config.init_from = source[0] if source else ""
   return config
+
+
+def get_grid(variant="sst2,model=bert"):
+  """{key: values} that the family's paper searched together on the task; what a run has otherwise is its recipe's."""
+  config = get_config(variant)
+  name, family = config.task.name, config.model.name
+  found = (_GLUE_GRID.get(family) if name in GLUE else None) or _GRID.get(family)
+  if not found or name == "embed" or (family == "bert" and name in _FIXED):
+    known = "bert, roberta and spanbert on GLUE, bert on tags and classes, spanbert on other tasks"
+    raise common.VariantError(f"variant {variant!r}: no search is published, want model= of {known}; say what varies")
+  return found
 
 
 def _words(name, chosen):

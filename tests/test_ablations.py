@@ -7,7 +7,7 @@ import pytest
 
 from tests.word_task_runs import task_folder
 from trainer import ablations
-from trainer.ablations import as_markdown, check_table, read_cells, read_variations, run_table
+from trainer.ablations import as_markdown, best_line, check_table, read_cells, read_variations, run_table, variations_of
 from trainer.config import load
 from trainer.rules import ConfigError
 
@@ -84,6 +84,28 @@ def test_overrides_stand_in_every_line():
 def test_what_varies_must_be_said(texts, part):
   with pytest.raises(ConfigError) as caught:
     read_variations(texts)
+  assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_paper_searched_is_run_in_all_combinations():
+  source = "configs/finetune.py:rte,model=roberta"
+  found, grid = variations_of(source, ["published"], False)
+  assert grid and found == [("optimizer.lr", ("1e-05", "2e-05", "3e-05")), ("batch_size", ("16", "32"))]
+  assert variations_of(BASE, ["optimizer.lr=1"], False) == ([("optimizer.lr", ("1",))], False)
+
+
+@pytest.mark.parametrize(
+  "source, texts, part",
+  [
+    (BASE, ["published"], "has no get_grid"),
+    ("configs/finetune.py:rte,model=electra", ["published"], "no search is published"),
+    ("configs/finetune.py:rte", ["published", "seed=1"], "got published beside others"),
+    ("configs/finetune.py:ret", ["published"], "unknown size 'ret'"),
+  ],
+)
+def test_a_search_that_nobody_published_is_refused(source, texts, part):
+  with pytest.raises(ConfigError) as caught:
+    variations_of(source, texts, False)
   assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -166,15 +188,26 @@ def test_the_markdown_has_mean_and_spread_of_the_figure_that_selects(tmp_path):
   assert as_markdown(table["lines"], "f1").splitlines() == [
     "| setting | dev f1 | test f1 | n |",
     "| --- | --- | --- | --- |",
-    "| recipe | 0.2000 ± 0.0707 | 0.1000 ± 0.0354 | 2 |",
+    "| **recipe** | 0.2000 ± 0.0707 | 0.1000 ± 0.0354 | 2 |",
     "| optimizer.lr=1e-3 | 0.1500 ± 0.0707 | 0.0750 ± 0.0354 | 2 |",
   ]
+  assert best_line(table["lines"], "f1") == "recipe" and table["best"] is None  # configs/bert.py selects by nothing
+
+
+def line(name, n, **figures):
+  return {"name": name, "n": n, "figures": {f"best/{figure}": {"mean": value} for figure, value in figures.items()}}
+
+
+def test_the_best_line_has_the_best_mean_of_as_many_runs_as_any():
+  lines = [line("a", 2, f1=0.5, loss=2.0), line("b", 2, f1=0.6, loss=3.0), line("c", 2, f1=0.6), line("d", 1, f1=0.9)]
+  assert best_line(lines, "f1") == "b" and best_line(lines, "loss") == "a"
+  assert best_line(lines, "") is None and best_line([line("a", 0)], "f1") is None
 
 
 def test_a_line_without_runs_is_empty_and_one_run_has_no_spread(tmp_path):
   table, _ = run_table(rates("1e-3"), (0,), tmp_path, Runs(stop_after=1))
   assert as_markdown(table["lines"], "f1").splitlines()[2:] == [
-    "| recipe | 0.1500 | 0.0750 | 1 |",
+    "| **recipe** | 0.1500 | 0.0750 | 1 |",
     "| optimizer.lr=1e-3 |  |  | 0 |",
   ]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import finetune
+from configs import common, finetune
 from data.tasks import registry
 from tests.elmo_files import elmo_run
 from tests.encoder_runs import write_tasks
@@ -68,3 +68,31 @@ def test_a_network_on_an_elmo_is_the_same_by_either_recipe(tmp_path):
   assert difference(alone, here) == [f"recipe: {recipes[0]!r} -> {recipes[1]!r}"]
   with pytest.raises(ConfigError, match="holds an elmo, want model=elmo in the variant, or configs/elmo_tasks.py"):
     load("configs/finetune.py:sst2", files | {"init_from": own["init_from"]})
+
+
+@pytest.mark.parametrize(
+  ("variant", "sizes"),
+  [
+    ("mnli,model=bert", {"optimizer.lr": 4}),
+    ("conll2003,model=bert", {"optimizer.lr": 3, "batch_size": 2, "task.epochs": 3}),
+    ("rte,model=roberta", {"optimizer.lr": 3, "batch_size": 2}),
+    ("squad,model=spanbert", {"optimizer.lr": 5, "batch_size": 2}),
+    ("squad,model=bert", {}),
+    ("squad,model=roberta", {}),
+    ("cola,model=albert", {}),
+    ("cola", {}),
+    ("embed,model=spanbert", {}),
+    ("wnut17,model=elmo", {}),
+  ],
+)
+def test_searches_are_those_of_the_papers_and_hold_the_numbers_of_the_recipe(variant, sizes):
+  if not sizes:
+    with pytest.raises(common.VariantError, match="no search is published"):
+      finetune.get_grid(variant)
+    return
+  grid, own = finetune.get_grid(variant), flatten(finetune.get_config(variant))
+  assert {key: len(values) for key, values in grid.items()} == sizes
+  for key, values in grid.items():
+    assert own[key] in values
+    for value in values:
+      check_value(key, value)

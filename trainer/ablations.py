@@ -5,9 +5,11 @@
         --vary=place=input,output,both,none --seeds=0,1,2 --workdir=runs/mixtures
 
 What varies is a setting of the variant or a key of the config (`--vary=optimizer.lr=1e-3,1e-4`); with --grid all
-combinations are run. Runs stand in WORKDIR/runs, one for each line of the table and seed; lines that mean the same run
+combinations are run. `--vary=published` runs all that the paper of the recipe's family searched for the task
+(configs/finetune.py). Runs stand in WORKDIR/runs, one for each line of the table and seed; lines that mean the same run
 share it. The same command goes on with what is missing, and may name more values and more seeds. WORKDIR/table.md and
-table.json are written after every run. The last line on stdout is JSON. Exit codes as of train.py.
+table.json are written after every run; the best line by the dev figure that chooses the epoch is bold. The last line on
+stdout is JSON. Exit codes as of train.py.
 """
 
 from __future__ import annotations
@@ -28,17 +30,21 @@ from typing import Any
 
 from trainer.command import Flag, parse_or_exit
 from trainer.config import difference, flatten, from_json, load, to_json
+from trainer.recipe_files import published_grid
 from trainer.rules import ConfigError
 from trainer.seeds import read_seeds, spread
 
 FLAGS = (
   Flag("workdir", "", "folder of the table and its runs", required=True),
-  Flag("vary", (), "NAME=VALUE,VALUE..., a setting of the variant or a key of the config; may be given several times"),
+  Flag("vary", (), "NAME=VALUE,VALUE..., a setting of the variant or a key of the config, several times; or published"),
   Flag("seeds", "0,1,2", "a run for each of these seeds"),
   Flag("grid", False, "all combinations of what varies, not one change at a time"),
 )
 BASE, TABLE, RUNS, DONE = "base.json", "table", "runs", "figures.json"
 RECIPE = "recipe"  # the line of the recipe as it is
+PUBLISHED = "published"  # value of --vary
+
+Variations = Sequence[tuple[str, tuple[str, ...]]]  # name, values
 
 Run = Callable[[Any, Path], tuple[dict[str, Any], bool]]
 
@@ -76,9 +82,16 @@ def read_variations(texts: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
   return found
 
 
-def read_cells(
-  source: str, overrides: Mapping[str, Any], variations: Sequence[tuple[str, tuple[str, ...]]], grid: bool
-) -> list[Cell]:
+def variations_of(source: str, texts: Sequence[str], grid: bool) -> tuple[Variations, bool]:
+  """(what varies, whether in all combinations) by the flags --vary and --grid; ConfigError as `read_variations`."""
+  if PUBLISHED not in texts:
+    return read_variations(texts), grid
+  if len(texts) > 1:
+    raise ConfigError(f"flag --vary: got {PUBLISHED} beside others, want it alone, or NAME=VALUE,VALUE... for each")
+  return [(name, tuple(map(str, values))) for name, values in published_grid(source).items()], True
+
+
+def read_cells(source: str, overrides: Mapping[str, Any], variations: Variations, grid: bool) -> list[Cell]:
   """The lines of the table, the recipe's own first unless all combinations are asked for.
 
   Raises:
@@ -173,21 +186,43 @@ def write_table(
       {"name": cell.name, "changes": dict(cell.changes), "runs": f"{RUNS}/{cell.digest}", "n": len(runs),
        "seeds": list(seeds[: len(runs)]), "figures": figures}
     )  # fmt: skip
-  table = {"recipe": cells[0].config.recipe, "lines": lines}
+  figure = cells[0].config.select_by
+  table = {"recipe": cells[0].config.recipe, "lines": lines, "best": best_line(lines, figure)}
   _write(workdir / f"{TABLE}.json", json.dumps(table, indent=1) + "\n")
-  _write(workdir / f"{TABLE}.md", as_markdown(lines, cells[0].config.select_by))
+  _write(workdir / f"{TABLE}.md", as_markdown(lines, figure))
   return table
 
 
+def best_line(lines: Sequence[Mapping[str, Any]], figure: str) -> str | None:
+  """The name of the line with the best mean of the dev figure that chooses the epoch, the first of equals.
+
+  Only lines with as many runs as any other count. None where no figure chooses, or no run is done.
+  """
+  from trainer.logs import better  # imports jax
+
+  name, most = f"best/{figure}", max(line["n"] for line in lines)
+  known = [line for line in lines if line["n"] == most and name in line["figures"]]
+  means = {line["name"]: line["figures"][name]["mean"] for line in known}
+  best = None
+  for own, mean in means.items():
+    if best is None or better(name, mean, means[best]):
+      best = own
+  return best
+
+
 def as_markdown(lines: Sequence[Mapping[str, Any]], figure: str) -> str:
-  """The table with mean and standard deviation (n - 1) of the figure that chooses the epoch, or of all there are."""
+  """The table with mean and standard deviation (n - 1) of the figure that chooses the epoch, or of all there are.
+
+  The best line is bold.
+  """
   known = dict.fromkeys(name for line in lines for name in line["figures"])
   shown = [name for name in (f"best/{figure}", f"test/{figure}") if name in known] if figure else list(known)
   titles = [name.replace("best/", "dev ").replace("/", " ") for name in shown]
-  rows = [["setting", *titles, "n"], ["---"] * (len(shown) + 2)]
+  rows, best = [["setting", *titles, "n"], ["---"] * (len(shown) + 2)], best_line(lines, figure)
   for line in lines:
     cells = [_figure(line["figures"][name], line["n"]) if name in line["figures"] else "" for name in shown]
-    rows.append([line["name"], *cells, str(line["n"])])
+    name = f"**{line['name']}**" if line["name"] == best else line["name"]
+    rows.append([name, *cells, str(line["n"])])
   return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -214,14 +249,14 @@ def main() -> int:
   logs.set_up_logging(sys.stderr.isatty())
   flags, workdir = command.flags, Path(command.flags.workdir)
   try:
-    cells = read_cells(command.source, command.overrides, read_variations(flags.vary), flags.grid)
+    cells = read_cells(command.source, command.overrides, *variations_of(command.source, flags.vary, flags.grid))
     seeds = read_seeds(flags.seeds) or (command.config.seed,)
     check_table(workdir, command.config)
     table, stopped = run_table(cells, seeds, workdir, train.train)
   except train.failures() as error:
     return train.say(error)
   lines = [{name: line[name] for name in ("name", "n", "figures")} for line in table["lines"]]
-  print(json.dumps({"workdir": flags.workdir, "recipe": table["recipe"], "lines": lines}))
+  print(json.dumps({"workdir": flags.workdir, "recipe": table["recipe"], "lines": lines, "best": table["best"]}))
   return EXIT_STOPPED if stopped else 0
 
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from trainer.contradictions import contradictions
+from trainer.recipe_files import build, read_text, split
 from trainer.rules import ConfigError, check_value, nearest
 
 SCHEMA = 1  # of the saved form; rises when a key changes its meaning
-ROOT = Path(__file__).resolve().parent.parent
 
 # Keys that a resumed run may change freely: they alter no update. `init_*` and `resume_from` only say how a run began.
 FREE_ON_RESUME = frozenset(
@@ -74,13 +71,13 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
   Raises:
     ConfigError: naming the key, what it is and what it must be, and the nearest key or file.
   """
-  path, variant = _split(source)
+  path, variant = split(source)
   if path.endswith(".json"):
     if variant is not None:
       raise ConfigError(f"config {source}: a saved config takes no variant after the colon")
-    config = from_json(_text(path), path)
+    config = from_json(read_text(path), path)
   else:
-    config = _build(source)
+    config = build(source)
   try:
     overrides = dict(overrides or {})
     if "task" in config and not config.steps:
@@ -143,13 +140,13 @@ def _check(config: ConfigDict) -> None:
 
 def _schema(config: ConfigDict) -> ConfigDict:
   """The recipe's own config; a recipe for fine-tuning has the model, or the part of it, that the config names."""
-  schema = _build(config.recipe)
+  schema = build(config.recipe)
   if "task" in schema and config.model.name:
     with schema.unlocked():
       if "bilm" not in schema.model:
-        schema.model = _build(f"configs/{config.model.name}.py:tiny").model
+        schema.model = build(f"configs/{config.model.name}.py:tiny").model
       elif config.model.bilm:
-        schema.model.bilm = _build("configs/elmo.py:tiny").model
+        schema.model.bilm = build("configs/elmo.py:tiny").model
   return schema
 
 
@@ -228,56 +225,6 @@ def _tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _split(source: str) -> tuple[str, str | None]:
-  path, colon, variant = source.partition(":")
-  return path, variant if colon else None
-
-
-def _file(path: str) -> Path:
-  """The file as named from here, or from the project's root."""
-  for candidate in (Path(path), ROOT / path):
-    if candidate.is_file():
-      return candidate.resolve()
-  recipes = [f"configs/{file.name}" for file in sorted((ROOT / "configs").glob("[!_]*.py")) if file.stem != "common"]
-  raise ConfigError(f"config {path}: no such file; did you mean {nearest(path, recipes)}?")
-
-
-def _text(path: str) -> str:
-  try:
-    return _file(path).read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ConfigError(f"config {path}: cannot be read: {error}") from error
-
-
-def _build(source: str) -> ConfigDict:
-  """The recipe's own config, with `recipe` filled in."""
-  path, variant = _split(source)
-  if not path.endswith(".py"):
-    near = (f"{path}.py", f"{path.rstrip('/')}/config.json")
-    hint = next((name for name in near if Path(name).is_file() or (ROOT / name).is_file()), "configs/bert.py:tiny")
-    raise ConfigError(f"config {source!r}: want FILE.py, FILE.py:VARIANT or FILE.json; did you mean {hint}?")
-  file = _file(path)
-  config = _call(file, path, () if variant is None else (variant,))
-  name = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else str(file)
-  config.recipe = name if variant is None else f"{name}:{variant}"
-  return config.lock()
-
-
-def _call(file: Path, path: str, arguments: tuple[str, ...]) -> ConfigDict:
-  """get_config(*arguments) of a recipe file; whatever the recipe raises becomes one line."""
-  spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-  module: ModuleType = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    config = module.get_config(*arguments)
-  except Exception as error:  # a recipe is the user's own code
-    kind = "" if type(error).__name__ == "VariantError" else f"{type(error).__name__}: "
-    raise ConfigError(f"config {path}: {kind}{' '.join(str(error).split())}") from error
-  if not isinstance(config, ConfigDict) or "recipe" not in config:
-    raise ConfigError(f"config {path}: get_config gives no ConfigDict with the keys of configs.common.base()")
-  return config
 
 
 def _override(config: ConfigDict, key: str, value: Any) -> None:
