@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,13 @@ def test_files_stay_readable():
       for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
           assert node.end_lineno - node.lineno + 1 <= 70, f"{path}:{node.lineno} {node.name}"
+
+
+def test_every_package_is_installed():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  folders = [path.parent for room in ROOMS for path in (ROOT / room).rglob("__init__.py")]
+  packages = {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders}
+  assert packages == set(project["tool"]["setuptools"]["packages"])
 
 
 def test_every_path_the_readme_names_exists():
