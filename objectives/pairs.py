@@ -65,6 +65,9 @@ class PairsObjective(TokenObjective):
     return (batch.pairs >= 0) & (batch.sides == side)
 
   def report(self, sums: dict, counts: dict, statistics: dict[str, Any]) -> dict[str, float]:
+    """Nothing where no texts belong together: held-out ones are often only compared."""
+    if not counts["pairs"]:
+      return {}
     return mean_losses(sums, counts, self.weights) | {"accuracy": rate(statistics["pairs"])}
 
 

@@ -1,12 +1,13 @@
 """Sentence embeddings: in-batch negatives against plain loops; neither packing nor order change the loss."""
 
+import dataclasses
 import types
 
 import jax
 import numpy as np
 import pytest
 
-from data.batch import TextPairs, Tokens, validate
+from data.batch import NEGATIVE, TextPairs, Tokens, validate
 from models.paths import named_leaves
 from objectives.pairs import PairsObjective, mean_pool
 from objectives.step import StepSettings, make_step
@@ -78,6 +79,13 @@ def test_a_pair_costs_its_second_among_all_seconds_and_negatives(symmetric):
     assert figures["accuracy"] == pytest.approx(np.mean([s.argmax() == p for p, s in enumerate(forward)]))
     real = batch.pairs >= 0
     np.testing.assert_allclose(np.linalg.norm(statistics["outputs"], axis=-1), real, atol=1e-6)
+
+
+def test_texts_that_are_only_compared_have_no_loss():
+  """Held-out texts with a score belong to no pair; a loss of 0 would look like a perfect one."""
+  objective = PairsObjective(MODEL)
+  compared = dataclasses.replace(LONE, sides=np.full_like(LONE.sides, NEGATIVE))
+  assert objective.report({"pairs": np.float32(0)}, objective.counts(compared), {"pairs": np.zeros(2)}) == {}
 
 
 def test_places_without_a_text_take_no_gradient_and_give_none():

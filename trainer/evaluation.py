@@ -23,7 +23,7 @@ def evaluate(program: Program, feed: Feed, params: Any, tick: Callable[[], None]
     tick: called after each batch.
   """
   figures, outputs = run_through(program, feed, params, tick)
-  return figures | feed.score(outputs) if figures else {}
+  return figures | feed.score(outputs) if figures or outputs else {}
 
 
 def evaluate_all(program: Program, feed: Feed, params: Any) -> dict[str, float]:
@@ -37,7 +37,7 @@ def evaluate_all(program: Program, feed: Feed, params: Any) -> dict[str, float]:
 def run_through(
   program: Program, feed: Feed, params: Any, tick: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-  """(what the objective reports of the held-out set, its outputs for each batch); the first {} without a set."""
+  """(what the objective reports of the held-out set, its outputs for each batch); both empty without a set."""
   objective = program.setup.objective
   carry, total, baseline, collected = program.fresh_carry(), None, {}, []
   for number, host in enumerate(feed.held_out(program.stage)):
