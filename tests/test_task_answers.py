@@ -181,18 +181,20 @@ def ranked_oracle(example, rows, logits, decoder):
         a, b = start - row.window.begin, end - row.window.begin
         inside = 0 <= a < len(row.window.offsets) and 0 <= b < len(row.window.offsets)
         if inside and row.window.best[a] and a <= b < a + decoder.max_answer:
-          text = example.passage[row.window.offsets[a, 0] : row.window.offsets[b, 1]]
-          found.append((values[start, 0] + values[end, 1], " ".join(text.split())))
+          place = (int(row.window.offsets[a, 0]), int(row.window.offsets[b, 1]))
+          text = example.passage[slice(*place)]
+          place = (place[0] + len(text) - len(text.lstrip()), place[1] - len(text) + len(text.rstrip()))
+          found.append((values[start, 0] + values[end, 1], " ".join(text.split()), *place))
   null = min(values[0].sum() for values in logits)
-  found += [(null, "")] if decoder.unanswerable else []
+  found += [(null, "", None, None)] if decoder.unanswerable else []
   kept = []
-  for score, text in sorted(found, key=lambda each: -each[0]):
-    if len(kept) < decoder.n_best and text not in [other for _, other in kept]:
-      kept.append((score, text))
-  if decoder.unanswerable and "" not in [text for _, text in kept]:
-    kept.append((null, ""))
-  total = sum(np.exp(score) for score, _ in kept)
-  return [(text, score, np.exp(score) / total) for score, text in kept]
+  for each in sorted(found, key=lambda each: -each[0]):
+    if len(kept) < decoder.n_best and each[1] not in [other[1] for other in kept]:
+      kept.append(each)
+  if decoder.unanswerable and "" not in [text for _, text, *_ in kept]:
+    kept.append((null, "", None, None))
+  total = sum(np.exp(score) for score, *_ in kept)
+  return [(text, place, score, np.exp(score) / total) for score, text, *place in kept]
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
@@ -205,8 +207,8 @@ def test_the_n_best_answers_against_the_published_loops(unanswerable):
     logits = [draw.normal(size=(len(row), 2)) for row in rows]
     (found,) = decoder.ranked([example], rows, logits)
     want = ranked_oracle(example, rows, logits, decoder)
-    assert [each.text for each in found] == [text for text, _, _ in want]
-    np.testing.assert_allclose([(c.score, c.probability) for c in found], [each[1:] for each in want])
+    assert [(each.text, [each.start, each.end]) for each in found] == [each[:2] for each in want]
+    np.testing.assert_allclose([(c.score, c.probability) for c in found], [each[2:] for each in want])
     sizes.add(len(found))
   assert max(sizes) == (4 if unanswerable else 3)  # the null stands behind the best where it is none of them
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -136,12 +137,26 @@ def _best(windows: Sequence[tuple[int, int]], size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-  """An answer's text, the sum of its two logits, and its share in the softmax over all candidates of its question."""
+class RankedAnswer:
+  """An answer: characters [start, end) of the passage, white space in `text` being one space; "" and None = none.
+
+  score: the sum of its two logits. probability: its share in the softmax over all that are ranked.
+  """
 
   text: str
+  start: int | None
+  end: int | None
   score: float
   probability: float
+
+
+class _Span(NamedTuple):
+  """A ranked answer before all of its question are known."""
+
+  score: float
+  text: str
+  start: int | None = None
+  end: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,33 +198,37 @@ class AnswerDecoder:
 
     Where no answer is possible the text is "" and its own sum counts as 0.
     """
-    best = [(-np.inf, "")] * len(examples)
+    best = [_Span(-np.inf, "")] * len(examples)
     nothing = self._nothing(examples, rows, logits)
     for row, values in zip(rows, logits, strict=True):
       found = next(self._answers(examples[row.example].passage, row, values), None)
-      if found is not None and found[0] > best[row.example][0]:
+      if found is not None and found.score > best[row.example].score:
         best[row.example] = found
-    odds = [none - (score if text else 0.0) for none, (score, text) in zip(nothing, best, strict=True)]
-    return [text for _, text in best], odds
+    odds = [none - (span.score if span.text else 0.0) for none, span in zip(nothing, best, strict=True)]
+    return [span.text for span in best], odds
 
   def ranked(
     self, examples: Sequence[QuestionExample], rows: Sequence[TaskRow], logits: Sequence[np.ndarray]
-  ) -> list[list[Candidate]]:
-    """The `n_best` answers to each question, each text once, best first; "" is always among them if it may be one."""
-    found: list[list[tuple[float, str]]] = [[] for _ in examples]
+  ) -> list[list[RankedAnswer]]:
+    """The `n_best` answers to each question, each text once, best first; "" is always among them if it may be one.
+
+    A text stands where its logits are highest.
+    """
+    found: list[list[_Span]] = [[] for _ in examples]
     for row, values in zip(rows, logits, strict=True):
-      texts = self._answers(examples[row.example].passage, row, values)
-      found[row.example] += _distinct(texts, self.n_best)
+      spans = self._answers(examples[row.example].passage, row, values)
+      found[row.example] += _distinct(spans, self.n_best)
     if self.unanswerable:
       for none, own in zip(self._nothing(examples, rows, logits), found, strict=True):
-        own.append((none, ""))
-    return [self._shares(sorted(own, key=lambda each: -each[0])) for own in found]
+        own.append(_Span(none, ""))
+    return [self._shares(sorted(own, key=lambda span: -span.score)) for own in found]
 
-  def _shares(self, found: Sequence[tuple[float, str]]) -> list[Candidate]:
+  def _shares(self, found: Sequence[_Span]) -> list[RankedAnswer]:
     kept = _distinct(found, self.n_best)
-    kept += [each for each in found if not each[1] and all(text for _, text in kept)][:1]
-    powers = np.exp(np.array([score - kept[0][0] for score, _ in kept]))
-    return [Candidate(text, score, float(p / powers.sum())) for (score, text), p in zip(kept, powers, strict=True)]
+    kept += [span for span in found if not span.text and all(other.text for other in kept)][:1]
+    powers = np.exp(np.array([span.score - kept[0].score for span in kept]))
+    shares = (powers / powers.sum()).tolist()
+    return [RankedAnswer(s.text, s.start, s.end, s.score, share) for s, share in zip(kept, shares, strict=True)]
 
   def _nothing(
     self, examples: Sequence[QuestionExample], rows: Sequence[TaskRow], logits: Sequence[np.ndarray]
@@ -220,8 +239,8 @@ class AnswerDecoder:
       nothing[row.example] = min(nothing[row.example], float(np.sum(values[0], dtype=np.float64)))
     return nothing
 
-  def _answers(self, passage: str, row: TaskRow, values: np.ndarray) -> Iterator[tuple[float, str]]:
-    """(sum of logits, text) of the answers in a window, by falling sum."""
+  def _answers(self, passage: str, row: TaskRow, values: np.ndarray) -> Iterator[_Span]:
+    """The answers in a window, by falling sum of logits."""
     window, logits = row.window, np.asarray(values[: len(row)], np.float64)
     starts, ends = (self._tried(logits[:, side], window) for side in (0, 1))
     starts = starts[window.best[starts]]
@@ -232,8 +251,11 @@ class AnswerDecoder:
       a, b = np.unravel_index(place, sums.shape)
       if sums[a, b] == -np.inf:
         return
-      characters = slice(int(window.offsets[starts[a], 0]), int(window.offsets[ends[b], 1]))
-      yield float(sums[a, b]), " ".join(passage[characters].split())
+      start, end = int(window.offsets[starts[a], 0]), int(window.offsets[ends[b], 1])
+      text = passage[start:end]
+      bare = text.strip()
+      start = start + text.index(bare) if bare else None
+      yield _Span(float(sums[a, b]), " ".join(bare.split()), start, start + len(bare) if bare else None)
 
   def _tried(self, logits: np.ndarray, window: Window) -> np.ndarray:
     """Pieces of the passage among the columns of the highest logits, by falling logit."""
@@ -241,14 +263,14 @@ class AnswerDecoder:
     return found[(found >= 0) & (found < len(window.offsets))]
 
 
-def _distinct(found: Iterable[tuple[float, str]], most: int) -> list[tuple[float, str]]:
+def _distinct(found: Iterable[_Span], most: int) -> list[_Span]:
   """The first `most` of different texts."""
-  kept: dict[str, float] = {}
-  for score, text in found:
+  kept: dict[str, _Span] = {}
+  for span in found:
     if len(kept) == most:
       break
-    kept.setdefault(text, score)
-  return [(score, text) for text, score in kept.items()]
+    kept.setdefault(span.text, span)
+  return list(kept.values())
 
 
 def best_thresholds(

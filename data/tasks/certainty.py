@@ -25,8 +25,8 @@ def beside(
   - entities: `probabilities` of those that were found; of tags the product of its words', and nothing where tags were
     decided together (a CRF gives classes and no logits);
   - a candidate of a cloze question: its `probability` by itself;
-  - an answer in a passage: `n_best` candidates, {text, score, probability}, the `probability` of the one that was
-    found, and, where there may be none, `null_odds`: by how much having none outweighs the best answer;
+  - an answer in a passage: `n_best`, fields of each `RankedAnswer`, the `probability` of the one that was found, and,
+    where there may be none, `null_odds`: by how much having none outweighs the best answer;
   - a number, or a cosine: nothing.
 
   Raises:

@@ -40,7 +40,7 @@ from trainer.inference import answers, entity_answers
 from trainer.inference.answers import Blank, Candidate
 from trainer.inference.encoding import POOLS, Encodings, encode, refuse_network
 from trainer.inference.entity_answers import Decision, Filled
-from trainer.inference.question_answers import Answer, Answered, answer
+from trainer.inference.question_answers import Answered, RankedAnswer, answer
 from trainer.inference.task_answers import Chosen, Classified, Entity, Tagged, choose, classify, tag
 from trainer.inference.tuned import tuned
 from trainer.inference.word_encoding import WordEncodings
@@ -48,8 +48,8 @@ from trainer.loading import Loaded
 from trainer.texts import InputError
 
 __all__ = (
-  "POOLS", "Answer", "Answered", "Blank", "Candidate", "Chosen", "Classified", "Decision", "Encodings", "Entity",
-  "Filled", "Loaded", "Tagged", "WordEncodings", "answer", "choose", "classify", "detect", "encode", "fill",
+  "POOLS", "Answered", "Blank", "Candidate", "Chosen", "Classified", "Decision", "Encodings", "Entity", "Filled",
+  "Loaded", "RankedAnswer", "Tagged", "WordEncodings", "answer", "choose", "classify", "detect", "encode", "fill",
   "fill_entities", "load_model", "pair", "refuse_network", "relate", "tag", "types",
 )  # fmt: skip
 

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from data.tasks import certainty
-from data.tasks.answers import AnswerDecoder
+from data.tasks.answers import AnswerDecoder, RankedAnswer
 from data.tasks.questions import QuestionExample
-from data.tasks.rows import TaskRow
 from trainer.inference.running import Report
 from trainer.inference.task_logits import ANSWERS, logits_of, longest_row, rows_of, with_head
 from trainer.loading import Loaded
 from trainer.texts import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """Characters [start, end) of a passage, white space in `text` being one space; "" and None = there is no answer.
-
-  score: the sum of its two logits. probability: its share among the 20 answers of the highest scores.
-  """
-
-  text: str
-  start: int | None
-  end: int | None
-  score: float
-  probability: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +22,7 @@ class Answered:
   """
 
   text: str
-  answers: list[Answer]
+  answers: list[RankedAnswer]
   null_odds: float | None
 
 
@@ -82,36 +62,7 @@ def answer(
   logits = logits_of(own, rows, batch_size, report)
   texts = decoder(examples, rows, logits, ())
   said = certainty.beside(own.task, examples, rows, logits, (), texts)
-  own_rows: list[list[int]] = [[] for _ in examples]
-  for i, row in enumerate(rows):
-    own_rows[row.example].append(i)
-  found = []
-  for passage, text, beside, numbers in zip(contexts, texts, said, own_rows, strict=True):
-    parts = [(rows[i], logits[i]) for i in numbers]
-    best = [_placed(passage, each, parts) for each in beside["n_best"][:top]]
-    found.append(Answered(text, best, beside.get("null_odds")))
-  return found
-
-
-def _placed(passage: str, candidate: dict[str, Any], parts: Sequence[tuple[TaskRow, np.ndarray]]) -> Answer:
-  """A candidate where it stands: of the places of its text, the one whose logits sum to its score."""
-  best: tuple[float, int | None, int | None] = (np.inf, None, None)
-  words = r"\s+".join(map(re.escape, candidate["text"].split()))
-  places = [match.span(1) for match in re.finditer(f"(?=({words}))", passage)] if words else []
-  next_word, last_word = _trimmed(passage)
-  for row, values in parts:
-    starts, ends = next_word[row.window.offsets[:, 0]], last_word[row.window.offsets[:, 1]]
-    for start, end in places:
-      first, last = (np.flatnonzero(each) + row.window.begin for each in (starts == start, ends == end))
-      sums = values[first, 0].astype(np.float64)[:, None] + values[last, 1]
-      if sums.size and (apart := float(np.abs(sums - candidate["score"]).min())) < best[0]:
-        best = (apart, start, end)
-  return Answer(start=best[1], end=best[2], **candidate)
-
-
-@functools.lru_cache(maxsize=1)
-def _trimmed(passage: str) -> tuple[np.ndarray, np.ndarray]:
-  """Of each place between characters, the next one before a word and the last one behind a word: int [n + 1] each."""
-  places, space = np.arange(len(passage) + 1), np.array([char.isspace() for char in passage], bool)
-  ahead = np.minimum.accumulate(np.where(np.append(space, False), len(passage), places)[::-1])[::-1]
-  return ahead, np.maximum.accumulate(np.where(np.insert(space, 0, False), 0, places))
+  return [
+    Answered(text, [RankedAnswer(**each) for each in beside["n_best"][:top]], beside.get("null_odds"))
+    for text, beside in zip(texts, said, strict=True)
+  ]
