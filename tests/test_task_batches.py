@@ -93,6 +93,27 @@ def test_many_mentions_never_overflow_a_row():
   assert batch.weights.sum() == 6 * count and (batch.entities.segments > 0).sum() == 6 * count
 
 
+def tagged(size, words):
+  """A label on each of `words` of the tokens between the first and the last."""
+  columns = 1 + np.sort(np.random.default_rng(size).permutation(size - 2)[:words]).astype(np.int32)
+  return TaskRow(
+    np.full(size, size, np.int32), np.zeros(size, np.int32), columns, np.ones(words, np.float32), cls=columns
+  )
+
+
+def test_labels_on_tokens_take_no_room_of_their_own():
+  """However many words its sentences have, a row is full when its tokens are, and batches of a width are alike."""
+  for examples in ([tagged(31, 29), tagged(30, 5), tagged(32, 30), tagged(33, 31)], [tagged(33, 6), tagged(29, 7)]):
+    placed = collate(examples, SHAPE)
+    batch = placed.batch
+    assert batch.labels.shape[1] == batch.tokens.ids.shape[1] == 64
+    assert len(batch.labels) == 2 and (placed.rows >= 0).sum() == len(examples)
+    counted = batch.weights > 0
+    assert (batch.labels[counted] == np.take_along_axis(batch.tokens.positions, batch.cls, 1)[counted]).all()
+    for own, example in zip(placed.parts(batch.labels), examples, strict=True):
+      assert (own == example.labels).all()
+
+
 def parted(number, *sizes):
   """A question of several texts, each with a label on its first column."""
   begins = np.cumsum([0, *sizes[:-1]]).astype(np.int32)

@@ -112,6 +112,8 @@ def collate(examples: Sequence[TaskRow], shape: Shape) -> Placed:
   counts = [np.array([len(part(e)) for e in examples]) for part in (lambda e: e.labels, lambda e: e.mentions)]
   few = [each.max() <= _FEW for each in counts]
   room = [max(int(each.max()), 1) * (shape.packed if all_fit else 1) for each, all_fit in zip(counts, few)]
+  if examples[0].cls is not None and examples[0].parts is None and not few[0]:
+    room[0], few[0] = width, True  # no more labels than tokens: one shape for batches of one width
   # A label or mention costs of the width what it takes of its own room, so none is ever left over.
   rows = pack(
     np.maximum(sizes, np.max([-(-width * each // most) for each, most in zip(counts, room)], 0)), width, shape.packed
@@ -187,7 +189,6 @@ class TaskPipeline:
     epoch, number = divmod(cursor, self.epoch_size)
     chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
     return self.shape.collate([self.rows[i] for i in chosen]).batch
-
 
   def _order_of(self, epoch: int) -> np.ndarray:
     """Numbers of the rows of an epoch, batch after batch."""
