@@ -16,6 +16,7 @@ from typing import Any
 
 from trainer.command import USER_ERROR, Flag, parse_or_exit
 from trainer.config import to_json
+from trainer.console import set_up_logging
 from trainer.host_memory import keep_freed_memory
 from trainer.seeds import read_seeds, train_seeds
 
@@ -34,15 +35,13 @@ FLAGS = (
 
 def main() -> int:
   """Reads the command line before anything heavy is imported, then runs."""
+  set_up_logging(sys.stderr.isatty())
   command = parse_or_exit(FLAGS, __doc__.splitlines()[0])
   keep_freed_memory()
   import jax
 
-  from trainer import logs
-
   _connect(command.flags)
   leader = jax.process_index() == 0
-  logs.set_up_logging(sys.stderr.isatty())
   if not leader:
     logging.getLogger().setLevel(logging.WARNING)
   try:

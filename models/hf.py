@@ -42,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = parser.parse_args(argv)
   from data.tokenizers import TokenizerError
   from models.published.errors import WeightsError
-  from trainer import exchange, logs
+  from trainer import exchange
+  from trainer.console import set_up_logging
   from trainer.manifest import CheckpointError
   from trainer.rules import ConfigError
   from trainer.texts import InputError
 
-  logs.set_up_logging(sys.stderr.isatty())
+  set_up_logging(sys.stderr.isatty())
   try:
     if flags.verb == "export":
       summary = exchange.export_run(flags.source, flags.target)

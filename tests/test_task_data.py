@@ -205,6 +205,13 @@ def test_further_files_and_those_without_labels_are_read_where_they_stand(mnli):
   assert read(mnli, "mnli", predictions=False).blind == {}
 
 
+def test_what_is_read_is_said(mnli, caplog):
+  """A large file takes a while, before anything else of a run is to be seen."""
+  with caplog.at_level("INFO"):
+    read(mnli, "mnli")
+  assert caplog.messages == [f"task mnli: reading {mnli}", "task mnli: 2 examples to train on, 1 held out"]
+
+
 def test_the_fingerprint_is_of_what_batches_follow_from(mnli):
   """Neither of files that are only scored, nor of those that are only answered."""
   whole = read(mnli, "mnli", dev_share=0.0).fingerprint

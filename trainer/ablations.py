@@ -30,6 +30,7 @@ from typing import Any
 
 from trainer.command import Flag, parse_or_exit
 from trainer.config import difference, flatten, from_json, load, to_json
+from trainer.console import set_up_logging
 from trainer.recipe_files import published_grid
 from trainer.rules import ConfigError
 from trainer.seeds import read_seeds, spread
@@ -240,13 +241,12 @@ def _write(path: Path, text: str) -> None:
 def main() -> int:
   """Reads the command line before anything heavy is imported, then runs."""
   import train
-  from trainer import logs
   from trainer.host_memory import keep_freed_memory
   from trainer.stopping import EXIT_STOPPED
 
+  set_up_logging(sys.stderr.isatty())
   command = parse_or_exit(FLAGS, __doc__.splitlines()[0])
   keep_freed_memory()
-  logs.set_up_logging(sys.stderr.isatty())
   flags, workdir = command.flags, Path(command.flags.workdir)
   try:
     cells = read_cells(command.source, command.overrides, *variations_of(command.source, flags.vary, flags.grid))

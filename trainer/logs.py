@@ -5,29 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 METRICS = "metrics.jsonl"
-
-
-def set_up_logging(terminal: bool) -> None:
-  """The project's log on stderr, without the chatter of the libraries."""
-  handler = (
-    RichHandler(console=Console(stderr=True), show_path=False) if terminal else logging.StreamHandler(sys.stderr)
-  )
-  if not terminal:
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-  logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-  for name in ("jax", "orbax", "absl", "grain", "tensorstore"):
-    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def better(name: str, value: float, than: float) -> bool:

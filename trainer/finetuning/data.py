@@ -137,6 +137,7 @@ def task_data(config: Any, form: Form) -> TaskData:
 @functools.lru_cache(maxsize=4)
 def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   form, task = key.form, key.form.task
+  logging.info("task %s: reading %s", task.name, settings.folder)
   examples = _load(task, settings, "train")
   if settings.dev_share:
     train, dev = _divided(task, examples, settings.dev_share)
@@ -146,6 +147,7 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   train = train[: settings.limit] if settings.limit else train
   if not train or not dev:
     raise TaskError(f"task {task.name}: got {len(train)} examples to train on, {len(dev)} held out; want some")
+  logging.info("task %s: %s examples to train on, %s held out", task.name, f"{len(train):,}", f"{len(dev):,}")
   rows = form.builder(examples)
   held = {"dev": (task, dev)}
   if _has_test(settings):
