@@ -5,12 +5,20 @@ import pytest
 
 from data.tasks import metrics, tags, texts
 
-seqeval = pytest.importorskip("seqeval.metrics", reason="the parity suite needs seqeval (extra [parity])")
-sklearn = pytest.importorskip("sklearn.metrics", reason="the parity suite needs scikit-learn (extra [parity])")
 pytestmark = pytest.mark.parity
 
 TYPES = ("PER", "LOC")
 SCHEMES = {"iob": "BI", "bioes": "BIES"}
+
+
+@pytest.fixture(scope="module")
+def seqeval():
+  return pytest.importorskip("seqeval.metrics")
+
+
+@pytest.fixture(scope="module")
+def sklearn():
+  return pytest.importorskip("sklearn.metrics")
 
 
 def answers(rng, labels, size, alike=0.6):
@@ -25,7 +33,7 @@ def close(figures, **wanted):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("seed", range(8))
-def test_spans_of_any_tags_are_seqevals(scheme, seed):
+def test_spans_of_any_tags_are_seqevals(seqeval, scheme, seed):
   """Tags in any order, also where no scheme allows it: what predictions look like."""
   rng, labels = np.random.default_rng(seed), ["O", *(f"{mark}-{kind}" for mark in SCHEMES[scheme] for kind in TYPES)]
   sentences = [answers(rng, labels, size) for size in rng.integers(1, 12, 40)]
@@ -38,7 +46,7 @@ def test_spans_of_any_tags_are_seqevals(scheme, seed):
 
 @pytest.mark.parametrize("labels", [("no", "yes"), ("a", "b", "c", "d")])
 @pytest.mark.parametrize("seed", range(4))
-def test_classes_are_scikit_learns(labels, seed):
+def test_classes_are_scikit_learns(sklearn, labels, seed):
   gold, said = (list(map(str, side)) for side in answers(np.random.default_rng(seed), labels, 60))
   close(metrics.accuracy(gold, said), accuracy=sklearn.accuracy_score(gold, said))
   close(metrics.matthews(gold, said), matthews=sklearn.matthews_corrcoef(gold, said))
@@ -52,7 +60,7 @@ def test_classes_are_scikit_learns(labels, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_relations_in_the_right_direction_are_scikit_learns(seed):
+def test_relations_in_the_right_direction_are_scikit_learns(sklearn, seed):
   """SemEval's macro figures, which want the direction: where none is said the wrong way they are those of the names."""
   gold, said = (list(map(str, side)) for side in answers(np.random.default_rng(seed), ("Other", "A", "B", "C"), 60))
   wanted = {"labels": ("A", "B", "C"), "average": None, "zero_division": 0}
@@ -63,7 +71,7 @@ def test_relations_in_the_right_direction_are_scikit_learns(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sets_of_types_are_scikit_learns(seed):
+def test_sets_of_types_are_scikit_learns(sklearn, seed):
   """Loose micro figures of entity typing: each type of each mention is a decision."""
   rng = np.random.default_rng(seed)
   gold, said = rng.random((40, 5)) < 0.4, rng.random((40, 5)) < 0.4

@@ -191,27 +191,27 @@ PARAMS = random_params(MODEL)
 
 
 def figures_and_embeddings(rows):
-  """(loss, pairs, embeddings of each row's texts)."""
+  """(figures, pairs, embeddings of each row's texts)."""
   objective, placed = PairsObjective(MODEL), SHAPE.collate(rows)
   sums, statistics, _ = objective.sums(PARAMS, None, placed.batch, types.SimpleNamespace(), train=False)
   counts = objective.counts(placed.batch)
   figures = objective.report(sums, counts, statistics)
-  return figures["loss"], int(counts["pairs"]), placed.parts(np.asarray(statistics["outputs"]))
+  return figures, int(counts["pairs"]), placed.parts(np.asarray(statistics["outputs"]))
 
 
 def test_what_is_left_out_changes_no_loss():
   pairs = [row([10, 11, 12], [20, 21], [30]), row([40, 41], [50, 51, 52])]
   again = row([10, 11, 12], [60, 61], [62])
-  loss, count, _ = figures_and_embeddings(pairs)
+  figures, count, _ = figures_and_embeddings(pairs)
   same, still, _ = figures_and_embeddings([pairs[0], again, pairs[1]])
-  assert (count, still) == (2, 2) and same == pytest.approx(loss, rel=1e-5) and loss > 0
+  assert (count, still) == (2, 2) and same == pytest.approx(figures, rel=1e-5) and figures["loss"] > 0
 
 
-def test_texts_to_compare_cost_nothing_and_are_embedded():
+def test_texts_to_compare_have_no_loss_and_are_embedded():
   """Their cosine is that of the mean states of each text by itself."""
   texts = [[10, 11, 12], [20, 21], [10, 11], [10, 11]]
   rows = [row(*texts[i : i + 2], sides=(NEGATIVE, NEGATIVE), example=i // 2) for i in (0, 2)]
-  loss, count, parts = figures_and_embeddings(rows)
+  figures, count, parts = figures_and_embeddings(rows)
   examples = [PairExample(("x", "y"), score) for score in (1.0, 5.0)]
   found = EMBED.decode(examples, rows, parts, ())
   means = []
@@ -220,7 +220,7 @@ def test_texts_to_compare_cost_nothing_and_are_embedded():
     tokens = Tokens(ids, ids * 0, ids * 0 + 1, np.arange(len(text), dtype=np.int32)[None])
     means.append(np.asarray(MODEL.apply({"params": PARAMS}, ids, tokens).hidden)[0].mean(0))
   want = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in (means[:2], means[2:])]
-  assert (loss, count) == (0, 0) and found == pytest.approx(want, abs=1e-5) and found[1] == pytest.approx(1)
+  assert (figures, count) == ({}, 0) and found == pytest.approx(want, abs=1e-5) and found[1] == pytest.approx(1)
 
 
 # Similarity
