@@ -56,9 +56,7 @@ def _last_line(command: list[str]) -> dict[str, Any]:
 
 def scores(flags: argparse.Namespace) -> dict[str, Any]:
   """Figures of both sides, and the distance of their means."""
-  start = time.perf_counter()
   mine = trained(flags, f"--workdir={flags.workdir}", f"--seeds={flags.seeds}")["metrics"]
-  whole = time.perf_counter() - start
   config = Path(flags.workdir) / f"seed-{flags.seeds.split(',')[0]}" / "config.json"
   peer = [flags.torch_python, "-m", "tests.peers.trainer_pytorch", f"--config={config}", f"--seeds={flags.seeds}"]
   theirs = _last_line(peer)
@@ -69,7 +67,6 @@ def scores(flags: argparse.Namespace) -> dict[str, Any]:
     "ours": rounded(mine),
     "trainer": rounded(theirs["metrics"]),
     "standard_errors_apart": {name: _round(distance(mine[name], theirs["metrics"][name])) for name in names},
-    "seconds": {"ours_with_start_and_compilation": _round(whole), "trainer_loop": _round(sum(theirs["seconds"]))},
     "versions": theirs["versions"],
   }
 
