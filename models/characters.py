@@ -63,10 +63,13 @@ class Convolution(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.filters,))
 
     def strongest(x, kernel):
-      places = x.shape[1] - self.width + 1
+      words, places = len(x), x.shape[1] - self.width + 1
       windows = jnp.concatenate([x[:, k : k + places] for k in range(self.width)], axis=-1)
-      kernel = kernel.reshape(-1, self.filters)
-      return jnp.max(windows.astype(c.dtype) @ kernel.astype(c.dtype), axis=1).astype(jnp.float32)
+      # Two axes, not three: XLA's CPU compiler then has the kernel's gradient as one plain product, in less than half
+      # the time of both passes.
+      windows, kernel = windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, self.filters)
+      values = windows.astype(c.dtype) @ kernel.astype(c.dtype)
+      return jnp.max(values.reshape(words, places, self.filters), axis=1).astype(jnp.float32)
 
     strongest = jax.checkpoint(strongest) if c.remat else strongest
     return ACTIVATIONS[c.activation](strongest(x, kernel) + bias)

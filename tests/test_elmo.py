@@ -229,7 +229,7 @@ def test_characters_are_read_once_for_each_distinct_word():
   jaxpr = str(jax.make_jaxpr(lambda: model.apply(params, words, index, carry))())
   places = [SMALL.characters - width + 1 for width, _ in SMALL.filters]
   for (_, filters), place in zip(SMALL.filters, places):
-    assert f"f32[{GROUPS * WORDS},{place},{filters}] = dot_general" in jaxpr
+    assert f"f32[{GROUPS * WORDS * place},{filters}] = dot_general" in jaxpr
 
 
 def test_two_windows_are_one():
