@@ -11,7 +11,8 @@ PYTHON has the extra [parity] (and runs this project). FOLDER holds published we
           Trainer pads a batch to its longest example. Two processes at work strictly in turn on all cores; the figure
           is the median of the ratios within a round. Compilation of ours falls into the rounds before the first.
 
-The last line is JSON, which also goes into docs/results/finetune_vs_trainer.json (--output) under task and part.
+The last line is JSON, which also goes into docs/results/finetune_vs_trainer.json (--output) under --name (by default
+the task's) and part.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ def main() -> None:
   parser.add_argument("--role", default="", help=argparse.SUPPRESS)
   parser.add_argument("--torch_python", default=sys.executable, help="interpreter with the extra [parity]")
   parser.add_argument("--task", default="sst2")
+  parser.add_argument("--name", help="what the figures are kept under, where a task has several data sets")
   parser.add_argument("--model", help="published weights of a BERT")
   parser.add_argument("--dir", help="the task's files")
   parser.add_argument("--workdir")
@@ -165,8 +167,9 @@ def main() -> None:
   found, path = {"scores": scores, "speed": speed}[flags.part](flags), Path(flags.output)
   found = {"settings": [*AS_TRAINER, *flags.set], **found}
   before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-  own = before.get(flags.task, {}) | {flags.part: found}
-  path.write_text(json.dumps(before | {flags.task: own}, indent=2) + "\n", encoding="utf-8")
+  name = flags.name or flags.task
+  own = before.get(name, {}) | {flags.part: found}
+  path.write_text(json.dumps(before | {name: own}, indent=2) + "\n", encoding="utf-8")
   print(json.dumps(found))
 
 
