@@ -90,6 +90,7 @@ def test_a_batch_need_not_be_a_multiple_of_the_devices(run, data, batch):
     ({"task__links": "links.jsonl"}, "task.links: got 'links.jsonl', want '': semeval has no answers in passages"),
     ({"task__offsets": "nearest"}, "task.offsets: got 'nearest', want 'exact': semeval has no answers in passages"),
     ({"task__queries": 3}, "task.queries: got 3, want 0, 1 or 4"),
+    ({"select_by": "acc"}, "select_by: got 'acc', want a held-out figure: precision, recall, f1, or loss"),
     ({"batch_size": 0}, "batch_size: got 0, want a whole number of at least 1"),
     ({"objective__kind": "type"}, "objective.kind: is set, want it left out: it follows from task.name"),
     ({"objective__labels": "a,b"}, "objective.labels: is set, want it left out: it follows from task.name"),

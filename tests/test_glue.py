@@ -93,12 +93,10 @@ def test_classes_stand_in_the_order_of_the_published_heads():
   assert lists["mrpc"] == ("not_equivalent", "equivalent") and lists["qqp"] == ("not_duplicate", "duplicate")
 
 
-def test_test_files_say_no_label_and_cannot_be_trained_on(tmp_path):
+def test_test_files_say_no_label(tmp_path):
   task = registry.find("cola")
   (example,) = task.read(write(tmp_path, ["index\tsentence", "0\tBill left."]))
   assert example.texts == ("Bill left.",) and example.label is None and task.gold(example) is None
-  with pytest.raises(TaskError, match="train.tsv, line 2: got no label, want one to train on"):
-    task.label_list([example])
   assert all("test" not in registry.find(name).files for name in OFFICIAL if name != "snli")
 
 

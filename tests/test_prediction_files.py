@@ -218,27 +218,44 @@ def test_a_bert_answers_glues_file(tmp_path):
 
 @pytest.mark.slow
 def test_questions_of_a_run_are_handed_in_by_their_ids(tmp_path):
-  """What SQuAD 2.0's scorer makes of the file is what the run has logged; a test file has the dev file's threshold."""
-  passage, asked = "the cat sat on the mat", (("where", "on the mat"), ("who", "the cat"), ("what", ""))
-  given = [
-    {"id": f"{number}{word}", "question": f"{word} ?", "is_impossible": not text,
-     "answers": [{"text": text, "answer_start": passage.index(text)}] if text else []}
-    for number in range(8) for word, text in asked
-  ]  # fmt: skip
-  content = json.dumps({"data": [{"title": "t", "paragraphs": [{"context": passage, "qas": given}]}]})
-  for name in ("train-v2.0.json", "dev-v2.0.json", "test.json"):
-    (tmp_path / name).write_text(content)
+  """What SQuAD 2.0's scorer makes of dev's files is what the run has logged as best; all have the dev file's threshold.
+
+  A test file without answers has the same form.
+  """
+  asked = (("the cat sat", "on the mat"), ("the mat", "the cat"), ("a dog", ""))
+  paragraphs, open_ones = [], []
+  for number in range(8):  # no two alike, as equal odds would lie on both sides of a threshold
+    passage = "the cat sat on the mat" + " and it rained" * number
+    given = [
+      {"id": f"{number} {question}", "question": question, "is_impossible": not text,
+       "answers": [{"text": text, "answer_start": passage.index(text)}] if text else []}
+      for question, text in asked
+    ]  # fmt: skip
+    paragraphs.append({"context": passage, "qas": given})
+    given = [{name: each[name] for name in ("id", "question")} for each in given]
+    open_ones.append({"context": passage, "qas": given})
+  files = {"train-v2.0.json": paragraphs, "dev-v2.0.json": paragraphs, "test.json": open_ones}
+  for name, content in files.items():
+    (tmp_path / name).write_text(json.dumps({"data": [{"title": "t", "paragraphs": content}]}))
+  given = [each for paragraph in paragraphs for each in paragraph["qas"]]
   summary, _ = fit(of_pieces("squad2", tmp_path, finished_run(tmp_path), task__test="test.json"), tmp_path / "run")
   files = contents(tmp_path / "run")
   answers, odds = (json.loads(files[f"submission/dev/{name}.json"]) for name in ("predictions", "null_odds"))
   assert list(answers) == list(odds) == [each["id"] for each in given]
   gold = [[answer["text"] for answer in each["answers"]] for each in given]
-  figures = metrics.answer_scores(gold, list(answers.values()), unanswerable=True)
-  assert {f"eval/{name}": value for name, value in figures.items()}.items() <= summary["metrics"].items()
-  threshold = summary["metrics"]["eval/best_f1_thresh"]
-  for name, limit in (("dev", 0.0), ("test", threshold)):
+  figures = metrics.each_answer(gold, list(answers.values()), unanswerable=True)
+  chosen = json.loads(files["run.json"])["step"]
+  best, limit = (logged(tmp_path / "run", "eval/")[f"eval/{name}"][chosen] for name in ("best_f1", "best_f1_thresh"))
+  assert np.mean(figures["f1"]) == pytest.approx(best) and limit != 0
+  answered = [bool(text) for text in answers.values()]
+  found = metrics.best_threshold(figures["f1"], list(odds.values()), [bool(texts) for texts in gold], answered)
+  assert found == (pytest.approx(best), limit)
+  for name in ("dev", "test"):
     said = records(files[f"{name}.jsonl"])
     assert [not record["prediction"] for record in said] == [record["null_odds"] > limit for record in said]
+    handed = json.loads(files[f"submission/{name}/predictions.json"])
+    assert handed == {record["id"]: record["prediction"] for record in said}
+  assert not any(name.startswith("test/") for name in summary["metrics"])
   assert {"eval/HasAns/f1", "eval/NoAns/f1", "eval/best_f1", "eval/best_f1_thresh"} <= summary["metrics"].keys()
 
 

@@ -48,6 +48,7 @@ def test_swag_by_hand(tmp_path):
     ("a,b\n1,2\n", ("line 1: got the columns a, b, want sent1, sent2",)),
     (SWAG + "0,v,1,x,S.,He,gold,a,b,c,d,4\n", ("line 2: got label '4', want one of 0 to 3",)),
     (SWAG + "0,v,1,x,S.,He,gold,a,b\n", ("line 2: got 9 columns, want ending2 too",)),
+    (SWAG + "0,v,1,x,S.,He,gold,a,b,c,d\n", ("line 2: got 11 columns, want label too",)),
     (SWAG, ("got no example",)),
     (SWAG + '0,v,"1"x,x,S.,He,gold,a,b,c,d,1\n', ("line 2: got ", "want columns between commas")),
   ],

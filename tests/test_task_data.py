@@ -243,9 +243,56 @@ def test_splits_may_be_folders(tmp_path):
   assert changed.fingerprint != data.fingerprint
 
 
-def squad(path, *names):
-  asked = [{"id": name, "question": "a ?", "answers": [{"text": "b", "answer_start": 0}]} for name in names]
+def squad(path, *names, answers=({"text": "b", "answer_start": 0},)):
+  asked = [{"id": name, "question": "a ?", "answers": list(answers)} for name in names]
   path.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "b c", "qas": asked}]}]}))
+
+
+def test_a_test_file_without_labels_is_only_answered(tmp_path):
+  """By its official name where GLUE has one for it; where nothing is written it is of no use."""
+  for file in ("train-v2.0.json", "dev-v2.0.json"):
+    squad(tmp_path / file, "q")
+  squad(tmp_path / "test.json", "p", "r", answers=())
+  data = read(tmp_path, "squad2", test="test.json")
+  assert (data.test, list(data.blind)) == (None, ["test"])
+  assert [row.weights.tolist() for row in data.blind["test"].rows] == [[0, 0], [0, 0]]
+  with pytest.raises(TaskError, match="test.json, article 0, question p: says no answer, want one to score"):
+    read(tmp_path, "squad2", test="test.json", predictions=False)
+  squad(tmp_path / "test.json", "p", "p", answers=())
+  with pytest.raises(TaskError, match="got two questions of the id 'p'"):
+    read(tmp_path, "squad2", test="test.json", limit=1)  # another key: a config's files are read once
+
+
+@pytest.mark.parametrize("file", ["test.tsv", "mine.tsv"])
+def test_glues_test_file_may_be_named(tmp_path, file):
+  for name in ("train.tsv", "dev.tsv"):
+    (tmp_path / name).write_text("sentence\tlabel\na\t1\n")
+  (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta\n")
+  (tmp_path / file).write_text("index\tsentence\n8\ta\n")
+  data = read(tmp_path, "sst2", test=file)
+  assert data.test is None and [example.name for example in data.blind["SST-2"].examples] == ["8"]
+
+
+def test_which_of_mnlis_files_without_labels_is_not_guessed(mnli):
+  data = read(mnli, "mnli", test="test_matched.tsv")
+  assert data.test is None and list(data.blind) == ["MNLI-m"]
+  (mnli / "mine.tsv").write_text("index\tsentence1\tsentence2\n9\ta\tb\n")
+  with pytest.raises(TaskError, match="mine.tsv, line 2: says no answer, want one to score against"):
+    read(mnli, "mnli", test="mine.tsv")
+
+
+def test_names_of_figures_are_those_of_an_evaluation(mnli):
+  """Of the whole, of parts of the data, of what is tuned, and of further files."""
+  data = read(mnli, "mnli")
+  assert data.figure_names() == ["accuracy", "mismatched/accuracy"]
+  for name in registry.TASKS:
+    assert registry.find(name).figure_names([], ("a", "b")), name
+  asked = [questions.QuestionExample("q", "", "a ?", "b", (), impossible=True)]
+  names = registry.find("squad2").figure_names(asked, ())
+  assert {"f1", "best_f1", "best_f1_thresh", "NoAns/exact_match"} <= set(names)
+
+
+SWAG = "sent1,sent2,ending0,ending1,ending2,ending3\na,b,c,d,e,f\n"
 
 
 @pytest.mark.parametrize(
@@ -254,6 +301,11 @@ def squad(path, *names):
     ("race", {}, "{}/train: no such folder, want the official one, or name it: task.train, task.dev, task.test"),
     ("sst2", {}, "{}/train.tsv: no such file, want the official one, or name it: task.train, task.dev, task.test"),
     ("sst2", {"dev.tsv": "sentence\na\n"}, "{}/dev.tsv, line 2: says no answer, want one to score against"),
+    ("sst2", {"train.tsv": "sentence\na\n", "dev.tsv": "sentence\tlabel\na\t1\n"},
+     "{}/train.tsv, line 2: says no answer, want one to train on; this file is for predictions only"),
+    ("swag", {"train.csv": SWAG, "val.csv": SWAG}, "{}/train.csv, line 2: says no answer, want one to train on"),
+    ("squad", {"train-v1.1.json": (), "dev-v1.1.json": ("q", "p")},
+     "{}/train-v1.1.json, article 0, question open: says no answer, want one to train on"),
     ("embed", {"train.tsv": "a\tb\n", "dev.tsv": "a\tb\nc\td\n"}, "{}/dev.tsv, line 1: says no answer, want one to"),
     ("embed", {"train.tsv": "score\tsentence1\tsentence2\n1\ta\tb\n", "dev.tsv": "a\tb\n"},
      "{}/train.tsv, line 2: got two texts with a score, want texts that belong together"),
@@ -270,7 +322,10 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_place(tmp_path, name, f
   if name == "sst2" and files:
     (tmp_path / "train.tsv").write_text("sentence\tlabel\na\t1\n")
   for file, content in files.items():
-    squad(tmp_path / file, *content) if isinstance(content, tuple) else (tmp_path / file).write_text(content)
+    if isinstance(content, str):
+      (tmp_path / file).write_text(content)
+    else:
+      squad(tmp_path / file, *content) if content else squad(tmp_path / file, "open", answers=())
   with pytest.raises(TaskError) as caught:
     read(tmp_path, name)
   assert line.format(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

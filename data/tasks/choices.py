@@ -58,7 +58,10 @@ def read_swag(path: Path) -> list[ChoiceExample]:
         f"{path}, line 1: got the columns {', '.join(names[:8]):.80}, want {', '.join(missing)} among them; check that "
         "the file is the task's"
       )
-    examples = [_swag(dict(zip(names, row)), n, f"{path}, line {lines.line_num}") for n, row in enumerate(lines) if row]
+    wanted = [name for name in (*_SWAG, "label") if name in names]
+    examples = [
+      _swag(dict(zip(names, row)), wanted, n, f"{path}, line {lines.line_num}") for n, row in enumerate(lines) if row
+    ]
   except csv.Error as error:
     where = f"{path}, line {lines.line_num}"
     raise TaskError(f"{where}: got {error}, want columns between commas; fetch the file again") from None
@@ -67,8 +70,8 @@ def read_swag(path: Path) -> list[ChoiceExample]:
   return examples
 
 
-def _swag(cells: dict[str, str], number: int, where: str) -> ChoiceExample:
-  if missing := [name for name in _SWAG if name not in cells]:
+def _swag(cells: dict[str, str], wanted: Sequence[str], number: int, where: str) -> ChoiceExample:
+  if missing := [name for name in wanted if name not in cells]:
     raise TaskError(f"{where}: got {len(cells)} columns, want {missing[0]} too; correct the file, or fetch it again")
   label = cells["label"].strip() if "label" in cells else None
   if label is not None and label not in ("0", "1", "2", "3"):

@@ -125,8 +125,10 @@ def accuracy(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> Scores:
 def matthews(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> Scores:
   """Matthews's correlation (CoLA), of more than two classes Gorodkin's R_K (GLUE's diagnostic set).
 
-  It is 0 where one class is all there is on either side.
+  It is 0 where one class is all there is on either side, or nothing at all.
   """
+  if not len(gold):
+    return {"matthews": 0.0}
   classes = {label: i for i, label in enumerate(dict.fromkeys([*gold, *predicted]))}
   sides = [np.eye(len(classes))[[classes[label] for label in side]] for side in (gold, predicted)]
   true, guess = (side - side.mean(axis=0) for side in sides)
@@ -135,7 +137,9 @@ def matthews(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> Scores:
 
 
 def pearson(gold: Sequence[float], predicted: Sequence[float]) -> Scores:
-  """Pearson's correlation; 0 where one side is constant."""
+  """Pearson's correlation; 0 where one side is constant, or nothing is there."""
+  if not len(gold):
+    return {"pearson": 0.0}
   true, guess = (np.asarray(values, np.float64) - np.mean(values) for values in (gold, predicted))
   norm = math.sqrt(float(true @ true) * float(guess @ guess))
   return {"pearson": float(true @ guess) / norm if norm else 0.0}

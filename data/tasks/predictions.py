@@ -48,7 +48,8 @@ def submission(task: Task, examples: Sequence, found: Sequence, beside: Sequence
 
   - GLUE: `index<tab>prediction`, labels as the task's files have them, in the file CoLA.tsv and so on;
   - SQuAD and ReCoRD: predictions.json, {id: text}, and of SQuAD 2.0 null_odds.json, {id: odds of no answer}, which the
-    scorer takes as probabilities of no answer; the threshold that it finds is one of them;
+    scorer takes as probabilities of no answer; the threshold that it finds is one of them, but none above that by which
+    questions were left open;
   - CoNLL-2003 and WNUT-17: predictions.conll, a word a line with its true tag, if it is known, and the predicted one,
     both by IOB2, as conlleval and wnuteval read it;
   - TACRED: predictions.txt, a relation a line; SemEval: predictions.txt, `number<tab>relation`.
@@ -68,7 +69,7 @@ def submission(task: Task, examples: Sequence, found: Sequence, beside: Sequence
 
 
 def has_form(task: Task) -> bool:
-  """Whether answers to the task's own files, those with labels, can be handed in; GLUE's are for its `blind` files."""
+  """Whether answers to the task's own dev and test files can be handed in; GLUE's are for its `blind` files."""
   return task.name in _FORMATS
 
 

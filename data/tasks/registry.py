@@ -115,7 +115,7 @@ def _text_task(name: str, reader: glue.TextReader, **changes: Any) -> Task:
     head="classify",
     files={"train": "train.tsv", "dev": "dev.tsv"},
     read=reader,
-    label_list=functools.partial(texts.checked_labels, labels=reader.labels),
+    label_list=lambda examples: reader.labels,
     rows=texts.TextRows(),
     decode=relations.decode,
     gold=lambda example: example.label,
@@ -245,6 +245,7 @@ _EMBED = Task(
   rows=text_pairs.PairRows(),
   decode=text_pairs.decode,
   gold=lambda example: example.score,
+  unlabelled=True,
   score=texts.correlations,
   identity=lambda example: example.name or example.where,
 )

@@ -42,6 +42,7 @@ class Task:
       strides, see `dataclasses.replace`.
     decode: (examples, rows, logits of each row, labels) -> the answer of each example.
     gold: (example) -> what is true, as `score` wants it; None where nobody says.
+    unlabelled: whether training examples say nothing that `gold` could be (pairs of texts that belong together).
     score: (what is true, answers) -> official figures, as fractions.
     tuned: (decode, examples, rows, logits of each row) -> figures of what is set on the held-out examples themselves.
     part: (example) -> name of the part of the data that has figures of its own besides; "" for none.
@@ -62,6 +63,7 @@ class Task:
   score: Callable[[Sequence, Sequence], metrics.Scores]
   further: Mapping[str, Further] = dataclasses.field(default_factory=dict)
   blind: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  unlabelled: bool = False
   tuned: Callable[..., metrics.Scores] = lambda decode, examples, rows, logits: {}
   part: Callable[[Any], str] = lambda example: ""
   identity: Callable[[Any], str] = lambda example: example.where
@@ -122,6 +124,12 @@ class Task:
     """All figures of the logits of examples' rows: the official ones, and those of what is tuned on them."""
     figures = self.figures(examples, self.decode(examples, rows, logits, labels))
     return figures | self.tuned(self.decode, examples, rows, logits)
+
+  def figure_names(self, examples: Sequence, labels: Sequence[str]) -> list[str]:
+    """Names of the figures that `evaluate` gives of such examples: those of nothing, and those of their parts."""
+    whole, official = self.evaluate([], [], [], labels), self.figures([], [])
+    parts = dict.fromkeys(part for part in map(self.part, examples) if part)
+    return [*whole, *(f"{part}/{figure}" for part in parts for figure in official)]
 
 
 def named(name: str, figures: metrics.Scores) -> metrics.Scores:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.tasks import metrics, pieces
 from data.tasks.files import label_ids
-from data.tasks.rows import TaskError, TaskRow
+from data.tasks.rows import TaskRow
 from data.tokenizers import Tokenizer
 
 
@@ -24,14 +24,6 @@ class TextExample:
   label: str | float | None
   where: str = "example"
   name: str = ""
-
-
-def checked_labels(examples: Sequence[TextExample], labels: tuple[str, ...]) -> tuple[str, ...]:
-  """`labels`, which are the task's whatever its file has; TaskError for a training file without labels."""
-  unknown = next((example.where for example in examples if example.label is None), None)
-  if unknown is not None:
-    raise TaskError(f"{unknown}: got no label, want one to train on; this file is for predictions only")
-  return labels
 
 
 def label_arrays(example: TextExample, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -60,9 +60,9 @@ class Split:
 class TaskData:
   """A task's examples in rows.
 
-  labels: names of the classes. train: rows. dev, test: what is held out; test is None where there is no such file.
-  further: held-out files besides, by name. blind: files without labels, by the name of what is handed in for them;
-  their rows are made when somebody asks for them.
+  labels: names of the classes. train: rows. dev, test: what is held out; test is None where there is no such file, or
+  none with labels. further: held-out files besides, by name. blind: files without labels, by the name of what is handed
+  in for them ("test" where that has no name of its own); rows of official ones are made when somebody asks for them.
   """
 
   task: registry.Task
@@ -77,6 +77,12 @@ class TaskData:
   def epoch_size(self, batch_size: int) -> int:
     """Batches of an epoch."""
     return max(1, len(self.train) // batch_size)
+
+  def figure_names(self) -> list[str]:
+    """Names of all official figures of held-out files."""
+    splits = {"": self.dev, **{f"{name}/": split for name, split in self.further.items()}}
+    names = lambda split: split.task.figure_names(split.examples, self.labels)
+    return [f"{name}{figure}" for name, split in splits.items() for figure in names(split)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,28 +153,50 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   train = train[: settings.limit] if settings.limit else train
   if not train or not dev:
     raise TaskError(f"task {task.name}: got {len(train)} examples to train on, {len(dev)} held out; want some")
+  if not task.unlabelled and (unknown := _unknown(task, train)):
+    raise TaskError(f"{unknown[0].where}: says no answer, want one to train on; this file is for predictions only")
   logging.info("task %s: %s examples to train on, %s held out", task.name, f"{len(train):,}", f"{len(dev):,}")
   rows = form.builder(examples)
   held = {"dev": (task, dev)}
-  if _has_test(settings):
-    held["test"] = task, _load(task, settings, "test")
+  test = _load(task, settings, "test") if _has_test(settings) else []
+  answered = _only_answered(task, test, settings)
+  if test and not answered:
+    held["test"] = task, test
   for name, part in task.further_examples(settings.folder).items():
     held[name] = task.beside(name), part
   splits = {name: _held(own, part, rows, labels, settings) for name, (own, part) in held.items()}
   own = [splits.pop(name, None) for name in ("dev", "test")]
-  return TaskData(
-    task, labels, rows(train, labels), *own, splits, _blind(task, rows, labels, settings), _fingerprint(settings, form)
-  )
+  blind = _blind(task, rows, labels, settings)
+  if answered:
+    blind[answered] = _built(task, test, rows(test, labels), settings)
+  return TaskData(task, labels, rows(train, labels), *own, splits, blind, _fingerprint(settings, form))
+
+
+def _unknown(task: registry.Task, part: list) -> list:
+  """The examples that do not say what is true."""
+  return [example for example in part if task.gold(example) is None]
+
+
+def _only_answered(task: registry.Task, test: list, settings: _Settings) -> str:
+  """The name under which a test file without any label is handed in; "" where it is one to score."""
+  if not settings.answers or not test or len(_unknown(task, test)) < len(test):
+    return ""
+  official = [name for name, file in task.blind.items() if file == settings.test]
+  alone = [*task.blind] if len(task.blind) == 1 else [] if task.blind else ["test"]
+  return (official or alone or [""])[0]
 
 
 def _held(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...], settings: _Settings) -> Split:
   """A file that is scored; all that is wrong with it is said now."""
-  for example in part:
-    if task.gold(example) is None:
-      raise TaskError(f"{example.where}: says no answer, want one to score against; use a file with labels")
+  if unknown := _unknown(task, part):
+    raise TaskError(f"{unknown[0].where}: says no answer, want one to score against; use a file with labels")
+  return _built(task, part, _scored(task, part, rows, labels), settings)
+
+
+def _built(task: registry.Task, part: list, made: list, settings: _Settings) -> Split:
+  """A file whose rows are made."""
   if settings.answers:
     predictions.check_names(task, part)
-  made = _scored(task, part, rows, labels)
   return Split(task, part, lambda: made)
 
 

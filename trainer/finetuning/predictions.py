@@ -4,11 +4,12 @@ WORKDIR/predictions holds, whole or not at all:
 
 - dev.jsonl, test.jsonl and a file for each further or unlabelled file of the task: a JSON object an example;
 - submission/: what the benchmark wants to be handed in: SST-2.tsv and the like for GLUE's files without labels;
-  dev/ and test/ with the files of tasks whose own splits are handed in (predictions.json of SQuAD);
+  dev/ and test/ with the files of tasks whose own splits are handed in, with labels or without (predictions.json of
+  SQuAD);
 - run.json: the task, and the step of the parameters.
 
-Of questions that may have no answer, those of every file but dev's are left open by the threshold that was best on
-dev's, which SQuAD 2.0's scorer tunes there.
+Questions that may have no answer are left open by the threshold that was best on the dev file, so that the f1 which
+SQuAD 2.0's scorer gives to what is handed in for that file is the run's best_f1.
 
 Each part is done once, and what a kill left undone is done by the next start.
 """
@@ -16,6 +17,7 @@ Each part is done once, and what a kill left undone is done by the next start.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -55,7 +57,7 @@ def conclude(
   if not scores and not writes:
     return
   values, files = params(), predictions.Files()
-  for name, held, blind in _parts(feed, writes, chosen):
+  for name, held in _parts(feed, writes, chosen):
     live.note(f"predicting {name}")
     logging.info("predicting %s with the parameters of step %d: %d examples", name, chosen, len(held.split.examples))
     reported, outputs = run_through(program, held, values)
@@ -65,20 +67,17 @@ def conclude(
       log.write(step, figures | {"test/step": chosen})
       fault_point("tested")
     if writes:
-      files |= files_of(name, held, outputs, blind)
+      files |= files_of(name, held, outputs)
   if writes and jax.process_index() == 0:
     about = {"task": feed.dev.split.task.name, "step": chosen}
     write(feed.workdir, files | {ABOUT: json.dumps(about) + "\n"})
 
 
-def _parts(feed: TaskFeed, writes: bool, chosen: int) -> Iterator[tuple[str, HeldOut, bool]]:
-  """(name, file, whether it has no labels) of what the end of a run looks at, the test file first."""
-  if feed.test is not None:
-    yield "test", as_tuned(feed.test, feed.workdir, chosen), False
-  if writes:
-    yield "dev", feed.dev, False
-    yield from ((name, as_tuned(held, feed.workdir, chosen), False) for name, held in feed.further.items())
-    yield from ((name, as_tuned(held, feed.workdir, chosen), True) for name, held in feed.blind())
+def _parts(feed: TaskFeed, writes: bool, chosen: int) -> Iterator[tuple[str, HeldOut]]:
+  """(name, file) of what the end of a run looks at, the test file first."""
+  scored = {} if feed.test is None else {"test": feed.test}
+  others = itertools.chain({"dev": feed.dev, **feed.further}.items(), feed.blind()) if writes else ()
+  return ((name, as_tuned(held, feed.workdir, chosen)) for name, held in itertools.chain(scored.items(), others))
 
 
 def as_tuned(held: HeldOut, workdir: Path, chosen: int) -> HeldOut:
@@ -107,22 +106,22 @@ def step_of(workdir: Path) -> int | None:
   return json.loads(about.read_text(encoding="utf-8"))["step"] if about.is_file() else None
 
 
-def files_of(name: str, held: HeldOut, outputs: Sequence[np.ndarray], blind: bool = False) -> predictions.Files:
+def files_of(name: str, held: HeldOut, outputs: Sequence[np.ndarray]) -> predictions.Files:
   """{path below the folder: text} of the answers to a file: NAME.jsonl and what is handed in.
 
   Args:
+    name: dev, test, that of a further file, or one of the task's `blind`, which are handed in by it.
     outputs: as the objective reports them of the file's batches.
-    blind: whether the file has no labels, and is handed in by its own name.
   """
   task, examples, rows = held.split.task, held.split.examples, held.split.rows
   logits = held.logits(outputs)
   found = task.decode(examples, rows, logits, held.labels)
   beside = certainty.beside(task, examples, rows, logits, held.labels, found)
   files = {f"{name}.jsonl": predictions.json_lines(task, examples, found, beside)}
-  if not blind and not (predictions.has_form(task) and name in ("dev", "test")):
+  if name not in task.blind and not (predictions.has_form(task) and name in ("dev", "test")):
     return files
-  handed = predictions.submission(task, examples, found, beside, name if blind else "")
-  folder = SUBMISSION if blind else f"{SUBMISSION}/{name}"
+  handed = predictions.submission(task, examples, found, beside, name if name in task.blind else "")
+  folder = SUBMISSION if name in task.blind else f"{SUBMISSION}/{name}"
   return files | {f"{folder}/{file}": text for file, text in handed.items()}
 
 

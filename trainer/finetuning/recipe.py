@@ -185,6 +185,9 @@ def _task_entities(config: ConfigDict, start: Pretrained) -> EntityVocabulary | 
 
 def _finish(config: ConfigDict, data: TaskData) -> None:
   """Fills what follows from the number of examples and their labels."""
+  chosen, known = config.select_by, data.figure_names()
+  if chosen and chosen not in known and not chosen.endswith(("loss", "accuracy")):
+    raise ConfigError(f"config key select_by: got {chosen!r}, want a held-out figure: {', '.join(known)}, or loss")
   config.objective.labels = data.labels
   epoch = data.epoch_size(config.batch_size)
   config.steps = config.steps or epoch * config.task.epochs
