@@ -161,12 +161,28 @@ def test_json_is_told_by_what_is_in_the_file(tmp_path):
   refused(read, write(tmp_path, ["[", "{"]), "{}, line 3: got Expecting")
 
 
-def test_pairs_without_agreement_and_damaged_lines_are_left_out_and_counted(tmp_path, caplog):
-  lines, _, _ = OFFICIAL["qqp"]
+def test_pairs_without_agreement_are_left_out_and_the_first_is_named(tmp_path, caplog):
+  lines, _, _ = OFFICIAL["snli"]
   with caplog.at_level(logging.WARNING):
-    assert len(registry.find("qqp").read(write(tmp_path, [*lines, "1\t3\t4\tWhere?"]))) == 1
-    assert len(registry.find("snli").read(write(tmp_path, OFFICIAL["snli"][0]))) == 1
-  assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["1 of 2 examples are left out"] * 2
+    assert len(registry.find("snli").read(write(tmp_path, [*lines, lines[1]]))) == 1
+  (record,) = caplog.records
+  assert record.getMessage() == (
+    f"{tmp_path / 'train.tsv'}, line 2: the first of 2 of 3 examples that are left out: without a label that the "
+    "annotators agreed on"
+  )
+
+
+def test_damaged_lines_are_left_out_of_training_alone(tmp_path, caplog):
+  """QQP's. A test line that is left out would make what is handed in invalid."""
+  task, lines = registry.find("qqp"), [*OFFICIAL["qqp"][0], "1\t3\t4\tWhere?", "2\t5\t6\tWho?\tWhom?\t1\tx"]
+  train, dev = (write(tmp_path, lines, f"{name}.tsv") for name in ("train", "dev"))
+  test = write(tmp_path, [lines[0].rpartition("\t")[0], "0\tWhat?"], "test.tsv")
+  with caplog.at_level(logging.WARNING):
+    assert len(task.examples(tmp_path, "train")) == 1
+  (record,) = caplog.records
+  assert record.getMessage().startswith(f"{train}, line 3: the first of 2 of 3 examples that are left out: damaged")
+  refused(lambda _: task.examples(tmp_path, "dev"), dev, "{}, line 3: got 4 columns, want 6")
+  refused(task.read, test, "{}, line 2: got 2 columns, want 5")
 
 
 @pytest.mark.parametrize(

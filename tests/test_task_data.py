@@ -295,9 +295,19 @@ def test_names_of_figures_are_those_of_an_evaluation(mnli):
 SWAG = "sent1,sent2,ending0,ending1,ending2,ending3\na,b,c,d,e,f\n"
 
 
+QUESTIONS = "id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\t0\n2\tc\n3\td\te\t1\n"  # of line 3 columns lack
+
+
+def test_what_is_held_out_of_a_damaged_training_file_is_whole(tmp_path):
+  (tmp_path / "train.tsv").write_text(QUESTIONS)
+  data = read(tmp_path, "qqp", dev_share=0.5)
+  assert (len(data.train), len(data.dev.examples)) == (1, 1)
+
+
 @pytest.mark.parametrize(
   "name, files, line",
   [
+    ("qqp", {"train.tsv": QUESTIONS, "dev.tsv": QUESTIONS}, "{}/dev.tsv, line 3: got 2 columns, want 4"),
     ("race", {}, "{}/train: no such folder, want the official one, or name it: task.train, task.dev, task.test"),
     ("sst2", {}, "{}/train.tsv: no such file, want the official one, or name it: task.train, task.dev, task.test"),
     ("sst2", {"dev.tsv": "sentence\na\n"}, "{}/dev.tsv, line 2: says no answer, want one to score against"),

@@ -115,7 +115,9 @@ def prepared(files, tmp_path_factory):
 def official(files, task, file):
   """What the task's reader makes of an official file."""
   renamed = {"eng.train": "train.txt", "eng.testa": "valid.txt", "eng.testb": "test.txt"}
-  return registry.find(task).read(files / FOLDERS.get(task, "") / renamed.get(file, file))
+  of = registry.find(task)
+  path = files / FOLDERS.get(task, "") / renamed.get(file, file)
+  return of.read_split(path, "train" if file == of.files["train"] else "test")
 
 
 def content(examples, *without):

@@ -30,6 +30,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
+class _LeftOut:
+  """A line or record that is no example."""
+
+  where: str
+  why: str
+
+
+@dataclasses.dataclass(frozen=True)
 class TextReader:
   """Reads examples out of columns, or out of JSON: a list or an object of records, or a record a line.
 
@@ -40,7 +48,8 @@ class TextReader:
     label: name of that of the label. A file without it, as official test files are, has unknown labels.
     classes: label as the file has it -> name of the class; None where labels are numbers from 0 to 5.
     bare: names of the columns of a file without a line of names; () where files have one.
-    damaged: whether lines that lack columns are left out, not refused: QQP's training file has such.
+    damaged: whether lines of other than the file's columns are left out, not refused: QQP's training file has some. A
+      held-out file is whole, or its figures and what is handed in for it are of another file.
   """
 
   texts: tuple[str, ...]
@@ -55,22 +64,25 @@ class TextReader:
     return (self.label,) if self.classes is None else tuple(self.classes.values())
 
   def __call__(self, path: Path) -> list[TextExample]:
-    """The examples of a file; how many were left out stands in the log.
+    """The examples of a file; how many were left out, and the first, stands in the log.
 
     Raises:
       TaskError: with file and line (of JSON: record): columns or fields that lack, a label that is none of the task's.
     """
     is_json = read_text(path).lstrip()[:1] in ("{", "[")
     found = list(self._json(path) if is_json else self._columns(path))
-    examples = [example for example in found if example is not None]
+    examples = [each for each in found if isinstance(each, TextExample)]
     if not examples:
       raise TaskError(f"{path}: got no example, want some; fetch the file again")
-    if len(examples) < len(found):
-      _log.warning("%s: %d of %d examples are left out: damaged, or without an agreed label",
-                   path, len(found) - len(examples), len(found))  # fmt: skip
+    places: dict[str, list[str]] = {}
+    for each in found:
+      if isinstance(each, _LeftOut):
+        places.setdefault(each.why, []).append(each.where)
+    for why, wheres in places.items():
+      _log.warning("%s: the first of %d of %d examples that are left out: %s", wheres[0], len(wheres), len(found), why)
     return examples
 
-  def _columns(self, path: Path) -> Iterator[TextExample | None]:
+  def _columns(self, path: Path) -> Iterator[TextExample | _LeftOut]:
     lines = ((where, line.split("\t")) for where, line in read_lines(path) if line)
     where, first = next(lines, (f"{path}, line 1", []))
     names: Sequence[str] = first
@@ -85,11 +97,11 @@ class TextReader:
     for number, (where, cells) in enumerate(lines):
       yield self._row(where, cells, names, number)
 
-  def _row(self, where: str, cells: list[str], names: Sequence[str], number: int) -> TextExample | None:
+  def _row(self, where: str, cells: list[str], names: Sequence[str], number: int) -> TextExample | _LeftOut:
     wanted = [names.index(name) for name in (*self.texts, self.label) if name in names]
     if len(cells) > len(names) or max(wanted) >= len(cells):
       if self.damaged:
-        return None
+        return _LeftOut(where, "damaged, with other columns than the file's")
       raise TaskError(
         f"{where}: got {len(cells)} columns, want {len(names)} ({_some(names)}); correct the file, or fetch it again"
       )
@@ -97,7 +109,7 @@ class TextReader:
     own = next((cells[names.index(name)] for name in _NAMES if name in names), str(number))
     return self._example(where, own, [cells[names.index(name)] for name in self.texts], label)
 
-  def _json(self, path: Path) -> Iterator[TextExample | None]:
+  def _json(self, path: Path) -> Iterator[TextExample | _LeftOut]:
     for where, name, record in records(path):
       if not isinstance(record, dict):
         raise TaskError(f"{where}: got {record!r:.60}, want an object; check that the file is the task's")
@@ -114,14 +126,14 @@ class TextReader:
       own = str(next((record[field] for field in _NAMES if field in record), name))
       yield self._example(where, own, values, None if said is None else str(said))
 
-  def _example(self, where: str, name: str, texts: Sequence[str], label: str | None) -> TextExample | None:
+  def _example(self, where: str, name: str, texts: Sequence[str], label: str | None) -> TextExample | _LeftOut:
     texts = tuple(text.strip() for text in texts)
     if label is None:
       return TextExample(texts, None, where, name)
     if self.classes is None:
       return TextExample(texts, _number(label, where), where, name)
     if label == _UNDECIDED and label not in self.classes:
-      return None
+      return _LeftOut(where, "without a label that the annotators agreed on")
     return TextExample(texts, checked(label, self.classes, where), where, name)
 
 

@@ -161,6 +161,7 @@ _SIMILARITY = glue.TextReader(_SENTENCES, "score", None)
 _ENTAILMENT = _same("entailment", "not_entailment")
 _EQUIVALENT = {"0": "not_equivalent", "1": "equivalent"}
 _DUPLICATE = {"0": "not_duplicate", "1": "duplicate"}
+_QQP = glue.TextReader(("question1", "question2"), "is_duplicate", _DUPLICATE)
 _TEXT_TASKS = (
   _glue_task(
     "sst2", "SST-2", glue.TextReader(("sentence",), "label", {"0": "negative", "1": "positive"}), others=_DIVIDED
@@ -206,7 +207,8 @@ _TEXT_TASKS = (
   _glue_task(
     "qqp",
     "QQP",
-    glue.TextReader(("question1", "question2"), "is_duplicate", _DUPLICATE, damaged=True),
+    _QQP,
+    read_train=dataclasses.replace(_QQP, damaged=True),
     score=functools.partial(texts.accuracy_f1, positive="duplicate"),
   ),
   _glue_task(

@@ -37,6 +37,8 @@ class Task:
     further: held-out files besides, by the name that their figures begin with.
     blind: official files without labels, by the name of the file that is handed in for each.
     read: (file) -> examples.
+    read_train: the same for training files, where those may be damaged and others may not; None where all are read
+      alike.
     label_list: (training examples) -> names of the classes; () where the head's outputs have none.
     rows: (examples, tokenizer, labels) -> rows, without a tokenizer for whole words; its attributes are lengths and
       strides, see `dataclasses.replace`.
@@ -61,6 +63,7 @@ class Task:
   decode: Callable[[Sequence, Sequence, Sequence[np.ndarray], Sequence[str]], list]
   gold: Callable[[Any], Any]
   score: Callable[[Sequence, Sequence], metrics.Scores]
+  read_train: Callable[[Path | RecordFile], list] | None = None
   further: Mapping[str, Further] = dataclasses.field(default_factory=dict)
   blind: Mapping[str, str] = dataclasses.field(default_factory=dict)
   unlabelled: bool = False
@@ -89,7 +92,11 @@ class Task:
     """The examples of a split; TaskError where the task has no such split, or the folder no such file."""
     if split not in self.files:
       raise TaskError(f"task {self.name}: got split {split!r}, want one of {list(self.files)}")
-    return self.read(self.file(folder, self.files[split]))
+    return self.read_split(self.file(folder, self.files[split]), split)
+
+  def read_split(self, path: Path | RecordFile, split: str) -> list:
+    """The examples of a file that is used as `split`."""
+    return ((self.read_train if split == "train" else None) or self.read)(path)
 
   def beside(self, name: str) -> Task:
     """The task as it is for a further file."""

@@ -255,7 +255,7 @@ def _load(task: registry.Task, settings: _Settings, split: str) -> list:
     raise TaskError(
       f"task {task.name}: {path}: no such {kind}, want the official one, or name it: task.train, task.dev, task.test"
     )
-  return task.read(path)
+  return task.read_split(path, split)
 
 
 def _fingerprint(settings: _Settings, form: Form) -> str:
