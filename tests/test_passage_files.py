@@ -42,7 +42,7 @@ def test_a_wrong_record_is_named(tmp_path):
   refused(read, at(passage={"text": PASSAGE, "entities": [{"start": 40, "end": 50}]}), "passage 0", "40 to 51")
   over = [*entities, {"start": 4, "end": 9}]
   refused(read, at(passage={"text": PASSAGE, "entities": over}), "over one another at character 4")
-  refused(read, at(qas=[{"id": "q7", "query": "no mark"}]), "query q7", "@placeholder")
+  refused(read, at(qas=[{"id": "q7", "query": "no\nmark"}]), "query q7: got 'no\\nmark'", "@placeholder")
 
 
 # SQuAD
@@ -65,6 +65,12 @@ def test_squad_2(tmp_path):
   assert questions.read_squad(path) == []
   (example,) = questions.read_squad(path, unanswerable="keep")
   assert example.impossible and example.answers == ()
+
+
+def test_a_wrong_article_is_named(tmp_path):
+  refused(questions.read_squad, write(tmp_path, {"data": [3]}), "article 0: got 3, want an object with 'paragraphs'")
+  path = write(tmp_path, squad(is_impossible="true"))
+  refused(questions.read_squad, path, "question q1: 'is_impossible': got 'true', want true or false")
 
 
 def test_an_answer_must_stand_where_the_file_says(tmp_path):

@@ -40,6 +40,8 @@ def test_a_file_that_is_none_is_named(tmp_path):
   refused(read, write(tmp_path, '[{"sent": "a",\n "start": }]'), "line 2")
   refused(read, write(tmp_path, {"sent": "a"}), "want a list")
   refused(read, write(tmp_path, [["a"]]), "example 0", "'sent'")
+  refused(read, write(tmp_path, "[" * 100_000), "maximum recursion depth", "want a JSON file")
+  refused(read, write(tmp_path, f"[{'9' * 5000}]"), "5000 digits", "want a JSON file")
   (tmp_path / "latin").write_bytes(b"[\xff]")
   refused(read, tmp_path / "latin", "UTF-8")
 
@@ -241,6 +243,10 @@ def test_types_and_entities_of_docred(tmp_path):
   [
     ({"vertexSet": [[mention(2, 0, 1, "PER")]]}, ["document 0", "sentence 2"]),
     ({"vertexSet": [[mention(1, 3, 5, "PER")]]}, ["3 to 5"]),
+    ({"vertexSet": [[mention(0, "0", 1, "PER")]]}, ["document 0: 'pos': got '0' in the list, want a whole number"]),
+    ({"vertexSet": [[mention(0, 0, 1.0, "PER")]]}, ["document 0: 'pos': got 1.0 in the list, want a whole number"]),
+    ({"vertexSet": [3]}, ["document 0: 'vertexSet': got 3 in the list, want a list each"]),
+    ({"sents": [["Ann"], ["Lee", ""]]}, ["document 0, sentence 1: got '' for word 1, want a word"]),
     ({"labels": [{"h": 0, "t": 4, "r": "P1"}]}, ["(0, 4)"]),
   ],
 )

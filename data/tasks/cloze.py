@@ -64,7 +64,7 @@ def _examples(record: object, where: str) -> Iterator[ClozeExample]:
   for query in field(record, "qas", list, where):
     name, question = field(query, "id", str, where), field(query, "query", str, where)
     if question.count(_PLACEHOLDER) != 1:
-      raise TaskError(f"{where}, query {name}: got {question:.60}, want {_PLACEHOLDER} in it once; correct the file")
+      raise TaskError(f"{where}, query {name}: got {question!r:.60}, want {_PLACEHOLDER} in it once; correct the file")
     found = field(query, "answers", list, where) if "answers" in query else None
     answers = None if found is None else frozenset(_span(answer, text, where) for answer in found)
     texts = tuple(field(answer, "text", str, where) for answer in found or ())

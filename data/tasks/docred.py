@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data.tasks.entity_typing import TypingExample
-from data.tasks.files import check_span, field, read_json, strings
+from data.tasks.files import check_span, field, listed, read_json, strings
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.relations import NONE, RelationExample, characters, joined
 from data.tasks.rows import TaskError
@@ -96,9 +96,9 @@ def _documents(path: Path) -> Iterator[_Document]:
 
 
 def _document(record: object, where: str) -> _Document:
-  sentences = [strings({"sents": words}, "sents", where) for words in field(record, "sents", list, where)]
+  sentences = [_words(words, f"{where}, sentence {i}") for i, words in enumerate(field(record, "sents", list, where))]
   entities = []
-  for mentions in field(record, "vertexSet", list, where):
+  for mentions in listed(record, "vertexSet", list, where):
     entities.append([_mention(mention, sentences, where) for mention in mentions])
   relations: dict[tuple[int, int], list[str]] = defaultdict(list)
   for relation in field(record, "labels", list, where):
@@ -111,8 +111,15 @@ def _document(record: object, where: str) -> _Document:
   return _Document(sentences, entities, dict(relations), where)
 
 
+def _words(words: object, where: str) -> list[str]:
+  found = strings({"sents": words}, "sents", where)
+  if "" in found:
+    raise TaskError(f"{where}: got '' for word {found.index('')}, want a word; correct the file")
+  return found
+
+
 def _mention(record: object, sentences: list[list[str]], where: str) -> _Mention:
-  sentence, position = field(record, "sent_id", int, where), field(record, "pos", list, where)
+  sentence, position = field(record, "sent_id", int, where), listed(record, "pos", int, where)
   if not 0 <= sentence < len(sentences) or len(position) != 2:
     raise TaskError(f"{where}: got a mention in sentence {sentence} at {position}, want one of {len(sentences)}")
   span = check_span(*position, len(sentences[sentence]), f"mention in sentence {sentence}", where)

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.tasks.rows import TaskError
 
-_KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "an object"}
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 Line = tuple[str, str]  # where it stands, as a message says it, and its text
 
@@ -64,6 +64,8 @@ def read_json(path: Path | RecordFile, kind: type) -> Any:
     content = json.loads(read_text(path))
   except json.JSONDecodeError as error:
     raise TaskError(f"{path}, line {error.lineno}: got {error.msg}, want a JSON file; fetch it again") from None
+  except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists within thousands of lists
+    raise TaskError(f"{path}: got {error}, want a JSON file; fetch it again") from None
   if not isinstance(content, kind):
     raise TaskError(f"{path}: got JSON that is no {_KINDS[kind].split()[-1]}, want {_KINDS[kind]} of examples")
   return content
@@ -76,18 +78,27 @@ def field(record: Any, name: str, kind: type, where: str) -> Any:
   if name not in record:
     raise TaskError(f"{where}: got no {name!r} among {sorted(record)[:8]}, want one; check that the file is the task's")
   value = record[name]
-  if not isinstance(value, kind) or isinstance(value, bool):
+  if not _is(value, kind):
     raise TaskError(f"{where}: {name!r}: got {value!r:.60}, want {_KINDS[kind]}; correct the file")
   return value
 
 
-def strings(record: Any, name: str, where: str) -> list[str]:
-  """`record[name]`, which must be a list of strings."""
+def listed(record: Any, name: str, kind: type, where: str) -> list:
+  """`record[name]`, which must be a list of values that are all of `kind`; raises TaskError that says `where`."""
   values = field(record, name, list, where)
   for value in values:
-    if not isinstance(value, str):
-      raise TaskError(f"{where}: {name!r}: got {value!r:.60} in the list, want strings alone; correct the file")
+    if not _is(value, kind):
+      raise TaskError(f"{where}: {name!r}: got {value!r:.60} in the list, want {_KINDS[kind]} each; correct the file")
   return values
+
+
+def strings(record: Any, name: str, where: str) -> list[str]:
+  """`record[name]`, which must be a list of strings."""
+  return listed(record, name, str, where)
+
+
+def _is(value: Any, kind: type) -> bool:
+  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def check_span(first: int, end: int, size: int, name: str, where: str) -> tuple[int, int]:

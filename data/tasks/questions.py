@@ -57,10 +57,11 @@ def read_squad(path: Path, unanswerable: str = "skip", offsets: str = "exact") -
       raise TaskError(f"{path}: got {value!r}, want one of {choices}")
   examples = []
   for i, article in enumerate(field(read_json(path, dict), "data", list, str(path))):
-    title = field(article, "title", str, f"{path}, article {i}") if "title" in article else ""
-    for paragraph in field(article, "paragraphs", list, f"{path}, article {i}"):
-      where = f"{path}, article {i}"
-      examples += _questions(paragraph, urllib.parse.unquote(title.replace("_", " ")), offsets, where)
+    where = f"{path}, article {i}"
+    paragraphs = field(article, "paragraphs", list, where)
+    title = urllib.parse.unquote(field(article, "title", str, where).replace("_", " ")) if "title" in article else ""
+    for paragraph in paragraphs:
+      examples += _questions(paragraph, title, offsets, where)
   return [example for example in examples if unanswerable == "keep" or not example.impossible]
 
 
@@ -69,7 +70,7 @@ def _questions(paragraph: object, title: str, offsets: str, where: str) -> Itera
   for record in field(paragraph, "qas", list, where):
     name = field(record, "id", str, where)
     inside = f"{where}, question {name}"
-    impossible = "is_impossible" in record and record["is_impossible"] is True
+    impossible = "is_impossible" in record and field(record, "is_impossible", bool, inside)
     found = field(record, "answers", list, inside) if "answers" in record and not impossible else []
     answers = tuple(_answer(answer, passage, offsets, inside) for answer in found)
     yield QuestionExample(name, title, field(record, "question", str, inside), passage, answers, impossible, inside)
