@@ -139,6 +139,16 @@ def test_the_diagnostic_file_without_labels_is_one_to_predict(tmp_path):
   assert mnli.gold(example) is None and mnli.further_examples(tmp_path) == {}
 
 
+def test_columns_may_begin_with_a_bracket(tmp_path):
+  """A text is JSON where it can be parsed, or where its name says so."""
+  for mark in ("[", "{"):
+    (example,) = registry.find("cola").read(write(tmp_path, [f"{mark}x\t1\t\tHe ran"]))
+    assert (example.texts, example.label) == (("He ran",), "acceptable")
+    refused(registry.find("mnli").read, write(tmp_path, [mark, "b"]), "{}, line 1: got the columns '")
+    refused(registry.find("mnli").read, write(tmp_path, [mark, "b"], "a.json"), "{}, line 2: got Expecting")
+  refused(registry.find("mnli").read, write(tmp_path, [], "a.jsonl"), "{}: got no example, want some")
+
+
 def test_json_is_told_by_what_is_in_the_file(tmp_path):
   records = [{"text_a": "A.", "text_b": "B.", "label": "neutral"}, {"text_a": "C.", "text_b": "D."}]
   lines = [{"gold_label": "-", "sentence1": "A.", "sentence2": "B."}, {"sentence1": "C.", "sentence2": "D."}]
@@ -158,7 +168,7 @@ def test_json_is_told_by_what_is_in_the_file(tmp_path):
   refused(read, write(tmp_path, ['{"sentence1": "A."', "}"]), "{}, record sentence1: got 'A.', want an object")
   refused(read, write(tmp_path, ['{"text_a": "A.", "label": "neutral"}']), "{}, line 1: got the fields 'label', 'text")
   refused(read, write(tmp_path, [json.dumps(lines[1]), "{"]), "{}, line 2: got Expecting")
-  refused(read, write(tmp_path, ["[", "{"]), "{}, line 3: got Expecting")
+  refused(read, write(tmp_path, [json.dumps(lines[1]), "[" * 100_000]), "{}, line 2: got maximum recursion depth")
 
 
 def test_pairs_without_agreement_are_left_out_and_the_first_is_named(tmp_path, caplog):

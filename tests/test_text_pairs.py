@@ -43,6 +43,11 @@ def test_pairs_with_names_and_without(tmp_path):
   assert EMBED.label_list(found) == ()
 
 
+def test_pairs_may_begin_with_a_bracket(tmp_path):
+  assert [e.texts for e in read(tmp_path, "[a\tb\n{c\td\n")] == [("[a", "b"), ("{c", "d")]
+  refused(EMBED.read, write(tmp_path, "", "train.json"), "got no pair")
+
+
 def test_a_third_text_is_a_negative(tmp_path):
   for content in ("first\tsecond\tnegative\na\tb\tc\n", '{"first": "a", "second": "b", "negative": "c"}\n'):
     assert [example.texts for example in read(tmp_path, content)] == [("a", "b", "c")]
@@ -84,7 +89,7 @@ def test_texts_with_a_score_are_to_compare_and_not_to_train_on(tmp_path):
   ],
 )
 def test_what_is_no_pair_is_refused(content, parts, tmp_path):
-  refused(EMBED.read, write(tmp_path, content), *parts)
+  refused(EMBED.read, write(tmp_path, content, "train.tsv"), *parts)
 
 
 # Rows and batches

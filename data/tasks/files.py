@@ -58,6 +58,25 @@ def read_lines(path: Path | RecordFile) -> Iterator[Line]:
     yield f"{path}, line {number}", line
 
 
+def is_json(path: Path | RecordFile) -> bool:
+  """Whether a file is JSON, or a JSON value a line: its name ends so, or all of it or its first line can be parsed.
+
+  A bracket alone says nothing, as columns may begin with one too.
+  """
+  if Path(str(path)).suffix in (".json", ".jsonl"):
+    return True
+  text = read_text(path).lstrip()
+  return text[:1] in ("{", "[") and any(map(_can_be_parsed, (text.partition("\n")[0], text)))
+
+
+def _can_be_parsed(text: str) -> bool:
+  try:
+    json.loads(text)
+  except (ValueError, RecursionError):
+    return False
+  return True
+
+
 def read_json(path: Path | RecordFile, kind: type) -> Any:
   """The content of a JSON file, which is of `kind` at the top; raises TaskError with the line where it is broken."""
   try:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.tasks.files import read_json, read_lines, read_text
+from data.tasks.files import is_json, read_json, read_lines
 from data.tasks.rows import TaskError
 from data.tasks.texts import TextExample
 
@@ -69,8 +69,7 @@ class TextReader:
     Raises:
       TaskError: with file and line (of JSON: record): columns or fields that lack, a label that is none of the task's.
     """
-    is_json = read_text(path).lstrip()[:1] in ("{", "[")
-    found = list(self._json(path) if is_json else self._columns(path))
+    found = list(self._json(path) if is_json(path) else self._columns(path))
     examples = [each for each in found if isinstance(each, TextExample)]
     if not examples:
       raise TaskError(f"{path}: got no example, want some; fetch the file again")
@@ -157,9 +156,11 @@ def _number(label: str, where: str) -> float:
 def records(path: Path) -> Iterator[tuple[str, str, Any]]:
   """(where, key or number, record) of a JSON file, or of one record a line."""
   lines = [(where, line) for where, line in read_lines(path) if line.strip()]
+  if not lines:
+    return
   try:
     first = json.loads(lines[0][1])
-  except json.JSONDecodeError:  # the beginning of a value of several lines
+  except (ValueError, RecursionError):  # the beginning of a value of several lines
     first = None
   if not isinstance(first, dict) or all(isinstance(value, dict) for value in first.values()):
     content = read_json(path, dict if lines[0][1].lstrip()[0] == "{" else list)
@@ -171,6 +172,8 @@ def records(path: Path) -> Iterator[tuple[str, str, Any]]:
       record = json.loads(line)
     except json.JSONDecodeError as error:
       raise TaskError(f"{where}: got {error.msg}, want a JSON object a line; fetch the file again") from None
+    except (ValueError, RecursionError) as error:
+      raise TaskError(f"{where}: got {error}, want a JSON object a line; fetch the file again") from None
     yield where, str(number), record
 
 

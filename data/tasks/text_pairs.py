@@ -13,7 +13,7 @@ from data.batch import FIRST, NEGATIVE, SECOND, TextPairs, Tokens, validate
 from data.packing import pack
 from data.tasks import pieces
 from data.tasks.batches import WIDTHS, rounded
-from data.tasks.files import field, read_lines, read_text
+from data.tasks.files import field, is_json, read_lines
 from data.tasks.glue import TextReader, records
 from data.tasks.rows import TaskError
 from data.tokenizers import Tokenizer
@@ -83,20 +83,16 @@ class PairReader:
     return found
 
 
-def _is_json(path: Path) -> bool:
-  return read_text(path).lstrip()[:1] in ("{", "[")
-
-
 def _names(path: Path) -> set[str]:
   """Names of the columns or fields of a file's first example; of columns without names their content."""
-  if _is_json(path):
+  if is_json(path):
     record = next((record for _, _, record in records(path)), {})
     return set(record) if isinstance(record, dict) else set()
   return set(next((line for _, line in read_lines(path) if line.strip()), "").split("\t"))
 
 
 def _plain(path: Path) -> Iterator[PairExample]:
-  if _is_json(path):
+  if is_json(path):
     for where, name, record in records(path):
       names = _COLUMNS if isinstance(record, dict) and _COLUMNS[2] in record else _COLUMNS[:2]
       yield _pair(tuple(field(record, each, str, where) for each in names), where, name)
