@@ -169,7 +169,31 @@ def test_conll_2003(tmp_path):
   with_misc = named_entities.TaggedDocument(("a",), (0, 1), ((0, 1, "MISC"),))
   assert named_entities.span_labels([first, second, with_misc]) == ("NIL", "MISC", "PER", "ORG", "LOC")
   assert named_entities.span_labels([first]) == ("NIL", "ORG", "PER")
-  assert named_entities.read_columns(write(tmp_path, CONLL), "iob1") == [first, second]
+
+
+@pytest.mark.parametrize(
+  ("content", "says"),
+  [
+    (CONLL, ["{}: tags read as IOB1"]),
+    ("a B-x\nb I-x\n", ["{}: tags read as IOB2"]),
+    ("a B-x\nb L-x\nc U-x\n", ["{}: tags read as BIOES"]),
+    ("a O\n", ["{}: tags read as IOB2"]),
+    (CONLL.replace("Italy NNP I-NP B-LOC", "Italy NNP I-NP B-PER"),
+     ["{}: tags read as IOB1",
+      "{}, line 12: got tag B-PER after I-LOC, want I-PER by iob1; the first of 1 of 3 sentences that break it, which "
+      "are read as conlleval reads them"]),
+    ("a B-x\n\nb B-x\n\nc I-x\n",
+     ["{}: tags read as IOB2", "{}, line 5: got tag I-x after the start, want B-x by iob2; the first of 1 of 3"]),
+    ("a B-x\nb E-x\n\nc S-x\n\nd O\ne B-x\n",
+     ["{}: tags read as BIOES", "{}, line 7: got tag B-x after O, want S-x by bioes; the first of 1 of 3"]),
+  ],
+)  # fmt: skip
+def test_the_scheme_of_a_file_and_what_breaks_it_are_told(tmp_path, caplog, content, says):
+  path = write(tmp_path, content)
+  with caplog.at_level("INFO"):
+    named_entities.read_columns(path)
+  assert len(caplog.messages) == len(says)
+  assert all(got.startswith(want.format(path)) for got, want in zip(caplog.messages, says))
 
 
 def test_an_entity_ends_with_its_sentence(tmp_path):
@@ -184,20 +208,16 @@ def test_without_docstart_each_sentence_is_a_document(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("old", "new", "scheme", "parts"),
+  ("old", "new", "parts"),
   [
-    ("rejects VBZ I-VP O", "rejects VBZ O", "auto", ["line 4", "3 columns", "4"]),
-    ("rejects VBZ I-VP O", "rejects VBZ I-VP VERB", "auto", ["line 4", "'VERB'"]),
-    ("rejects VBZ I-VP O", "rejects VBZ I-VP O", "iob2", ["line 3", "I-ORG", "B-ORG", "iob2"]),
-    ("Italy NNP I-NP B-LOC", "Italy NNP I-NP B-PER", "iob1", ["line 12", "B-PER", "I-PER"]),
-    (CONLL, "\n\n", "auto", ["no word"]),
-    (CONLL, "word\n", "auto", ["line 1", "1 columns"]),
-    (CONLL, CONLL, "iob3", ["'iob3'"]),
+    ("rejects VBZ I-VP O", "rejects VBZ O", ["line 4", "3 columns", "4"]),
+    ("rejects VBZ I-VP O", "rejects VBZ I-VP VERB", ["line 4", "'VERB'"]),
+    (CONLL, "\n\n", ["no word"]),
+    (CONLL, "word\n", ["line 1", "1 columns"]),
   ],
 )
-def test_a_wrong_line_of_columns_is_named(tmp_path, old, new, scheme, parts):
-  path = write(tmp_path, CONLL.replace(old, new))
-  refused(lambda path: named_entities.read_columns(path, scheme), path, *parts)
+def test_a_wrong_line_of_columns_is_named(tmp_path, old, new, parts):
+  refused(named_entities.read_columns, write(tmp_path, CONLL.replace(old, new)), *parts)
 
 
 # DocRED

@@ -38,29 +38,36 @@ class TaggedDocument:
   where: str = "document"
 
 
-def read_columns(path: Path, scheme: str = "auto") -> list[TaggedDocument]:
+def read_columns(path: Path) -> list[TaggedDocument]:
   """Documents of a file of one word a line, its tag in the last column, with empty lines between sentences.
 
   Columns are divided by tabs if there is one in the line, else by spaces. "-DOCSTART-" begins a document; in a file
-  without, each sentence is a document of its own, as nothing says that neighbours belong together.
+  without, each sentence is a document of its own, as nothing says that neighbours belong together. The scheme of the
+  tags is found out; the log says which it is, and the first tag that breaks it.
 
-  Args:
-    scheme: of the tags: iob1, iob2, bioes, or auto, which finds it out.
   Raises:
-    TaskError: lines with different numbers of columns, or a tag that is none or breaks the scheme; with its line.
+    TaskError: lines with different numbers of columns, or a tag that is none; with its line.
   """
   sentences, starts = _sentences(path)
-  found = tags.scheme_of([[tag for _, _, tag in lines] for lines in sentences]) if scheme == "auto" else scheme
-  if found not in tags.SCHEMES:
-    raise TaskError(f"{path}: got scheme {scheme!r}, want auto or one of {tags.SCHEMES}")
-  for lines in sentences:
-    if wrong := tags.check([tag for _, _, tag in lines], found) if scheme != "auto" else None:
-      raise TaskError(f"{lines[wrong[0]][0]}: {wrong[1]}; correct the file or say scheme auto")
   if not sentences:
     raise TaskError(f"{path}: got no word, want one a line with its tag; fetch the file again")
+  _tell_scheme(path, sentences)
   bounds = [*(starts or range(len(sentences))), len(sentences)]
   documents = [sentences[first:end] for first, end in zip(bounds, bounds[1:])]
   return [_document(document) for document in documents if document]
+
+
+def _tell_scheme(path: Path, sentences: Sequence[Sequence[tuple[str, str, str]]]) -> None:
+  tagged = [[tag for _, _, tag in lines] for lines in sentences]
+  scheme = tags.scheme_of(tagged)
+  _log.info("%s: tags read as %s", path, scheme.upper())
+  found = [(lines, wrong) for lines, own in zip(sentences, tagged) if (wrong := tags.check(own, scheme))]
+  if found:
+    lines, (word, complaint) = found[0]
+    _log.warning(
+      "%s: %s; the first of %d of %d sentences that break it, which are read as conlleval reads them",
+      lines[word][0], complaint, len(found), len(sentences),
+    )  # fmt: skip
 
 
 def _sentences(path: Path) -> tuple[list[list[tuple[str, str, str]]], list[int]]:

@@ -12,7 +12,7 @@ from data.tasks.rows import TaskError
 
 Span = tuple[int, int, str]  # first word, one past the last, type
 
-SCHEMES = ("iob1", "iob2", "bioes")
+SCHEMES = ("iob2", "iob1", "bioes")
 _OUTSIDE = "O"
 _LETTERS = {"U": "S", "L": "E"}
 
@@ -62,23 +62,15 @@ def tags_of(spans: Iterable[Span], size: int, scheme: str = "iob2") -> list[str]
   return tags
 
 
-def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
-  """The scheme that a file's tags are written in: the strictest one that they all keep; IOB1 where none."""
-  sentences = list(sentences)
-  if any(split(tag)[0] in ("E", "S") for tags in sentences for tag in tags):
-    return "bioes"
-  return "iob2" if all(_misplaced(tags, "iob2") is None for tags in sentences) else "iob1"
+def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
+  """The scheme that a file's tags are written in: the one that the fewest sentences break, of several the first."""
+  return min(SCHEMES, key=lambda scheme: sum(check(tags, scheme) is not None for tags in sentences))
 
 
 def check(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
   """(word, complaint) of the first tag that breaks `scheme`, None where they all keep it."""
-  i = _misplaced(tags, scheme)
+  wanted = tags_of(spans_of(tags), len(tags), scheme)
+  i = next((i for i, (tag, want) in enumerate(zip(tags, wanted)) if split(tag) != split(want)), None)
   if i is None:
     return None
-  wanted = tags_of(spans_of(tags), len(tags), scheme)[i]
-  return i, f"got tag {tags[i]} after {tags[i - 1] if i else 'the start'}, want {wanted} by {scheme}"
-
-
-def _misplaced(tags: Sequence[str], scheme: str) -> int | None:
-  wanted = tags_of(spans_of(tags), len(tags), scheme)
-  return next((i for i, (tag, want) in enumerate(zip(tags, wanted)) if split(tag) != split(want)), None)
+  return i, f"got tag {tags[i]} after {tags[i - 1] if i else 'the start'}, want {wanted[i]} by {scheme}"
