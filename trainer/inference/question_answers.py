@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from data.tasks import certainty
@@ -45,11 +46,13 @@ def answer(
       for a run on squad2: there it is the threshold that did best on its held-out questions.
     max_length: tokens of a question with a window.
   Raises:
-    InputError: the model has no such head, or a question leaves no room for its context.
+    InputError: the model has no such head, the threshold is no number, or a question leaves no room for its context.
   """
   own = with_head(loaded, *ANSWERS)
   decoder: AnswerDecoder = own.task.decode
   if null_threshold is not None:
+    if math.isnan(null_threshold):
+      raise InputError(f"null_threshold: got {null_threshold}, want a number, above which odds are no answer")
     decoder = dataclasses.replace(decoder, unanswerable=True, threshold=null_threshold)
     own = dataclasses.replace(own, task=dataclasses.replace(own.task, decode=decoder))
   if not 1 <= top <= decoder.n_best:

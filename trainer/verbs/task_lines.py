@@ -67,9 +67,12 @@ def read_choices(path: str) -> list[tuple[str, list[str]]]:
   for i, line in enumerate(read_lines(path), 1):
     where = f"input {path}: line {i}"
     (text,) = _strings(where, line, ("text",))
+    if not text.strip():
+      raise InputError(f"{where}: got an empty text, want one with words; correct the line")
     choices = json.loads(line).get("choices")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(each, str) for each in choices):
-      raise InputError(f"{where}: got choices {choices!r:.60}, want a list of two texts or more")
+    texts = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
+    if not texts or len(choices) < 2:
+      raise InputError(f"{where}: got choices {choices!r:.60}, want a list of two texts or more with words")
     found.append((text, choices))
   return found
 

@@ -148,6 +148,10 @@ def choose(flags: argparse.Namespace) -> dict[str, Any]:
     raise InputError("want --choice=TEXT twice or more with --text")
   if flags.text is None and flags.choice:
     raise InputError("--choice is that of --text; lines of --input say their own")
+  given = [] if flags.text is None else [("--text", flags.text), *(("--choice", choice) for choice in flags.choice)]
+  for flag, text in given:
+    if not text.strip():
+      raise InputError(f"{flag}: got {text!r:.60}, want a text with words")
   lines = read_choices(flags.input) if flags.text is None else [(flags.text, flags.choice)]
   from trainer import inference
 
