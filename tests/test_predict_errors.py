@@ -8,6 +8,9 @@ import pytest
 
 import predict
 from tests.trained import LAYERS, POSITIONS, TRAINED, VOCAB, finished_run
+from trainer.finetuning.recipe import pretrained
+from trainer.loading import read_config
+from trainer.texts import InputError
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,20 @@ def test_a_workdir_that_cannot_run_is_one_line(workdir, tmp_path, capsys, harm, 
   copy = shutil.copytree(workdir, tmp_path / "copy")
   harm(copy)
   refused(capsys, ["fill", f"--model={copy}", "--text=a [MASK]"], says)
+
+
+def test_a_folder_of_several_seeds_is_none_of_its_runs(workdir, tmp_path, capsys):
+  """What --seeds makes; its runs are named, in the order of their numbers."""
+  for seed in (10, 2):
+    (tmp_path / f"runs/seed-{seed}").mkdir(parents=True)
+    shutil.copy(workdir / "config.json", tmp_path / f"runs/seed-{seed}")
+  want = f"want one of its runs: {tmp_path}/runs/seed-2, {tmp_path}/runs/seed-10"
+  refused(capsys, ["fill", f"--model={tmp_path}/runs", "--text=a [MASK]"], f"runs: has no config.json, {want}")
+  refused(capsys, ["tokenize", f"--model={tmp_path}/runs", "--text=a"], f"runs: has no tokenizer, {want}")
+  with pytest.raises(InputError, match=f"runs: has no config.json of a run, {want}"):
+    read_config(tmp_path / "runs")
+  with pytest.raises(InputError, match=want):
+    pretrained(str(tmp_path / "runs"))
 
 
 def test_an_output_that_cannot_be_written_leaves_nothing_behind(workdir, tmp_path, capsys, monkeypatch):

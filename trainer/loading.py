@@ -28,7 +28,7 @@ from trainer.logs import MetricLog
 from trainer.manifest import CheckpointError
 from trainer.restore import Reader
 from trainer.rules import check_value
-from trainer.texts import CONFIG, TOKENIZER, InputError, load_tokenizer
+from trainer.texts import CONFIG, TOKENIZER, InputError, load_tokenizer, seeds_of
 
 WINDOW = 128  # words
 
@@ -69,7 +69,8 @@ def load_model(path: str | os.PathLike[str], dtype: str | None = None) -> Loaded
   if is_published(folder):
     return load_published(folder, dtype)
   if not (folder / CONFIG).is_file():
-    raise InputError(f"model {folder}: has no {CONFIG}, want a workdir of train.py or published weights")
+    want = seeds_of(folder) or "a workdir of train.py or published weights"
+    raise InputError(f"model {folder}: has no {CONFIG}, want {want}")
   return load_workdir(folder, dtype)
 
 
@@ -91,7 +92,8 @@ def is_published(folder: Path) -> bool:
 def read_config(folder: Path) -> Any:
   """The config of a workdir. Its recipe need not exist any more."""
   if not (folder / CONFIG).is_file() or is_published(folder):
-    raise InputError(f"model {folder}: has no {CONFIG} of a run, want a workdir of train.py")
+    want = seeds_of(folder) or "a workdir of train.py"
+    raise InputError(f"model {folder}: has no {CONFIG} of a run, want {want}")
   return from_json((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder / CONFIG))
 
 

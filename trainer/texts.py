@@ -59,9 +59,20 @@ def tokenizer_path(path: Path) -> Path:
   if not path.exists():
     raise InputError(f"model {path}: no such file or directory, want a workdir of train.py or a tokenizer")
   own = path / TOKENIZER
-  if (path / CONFIG).is_file() and not own.exists() and not _holds_tokenizer(path):
+  if own.exists() or _holds_tokenizer(path):
+    return own if own.is_dir() else path
+  if (path / CONFIG).is_file():
     raise InputError(f"model {path}: has no folder {TOKENIZER}/, want the tokenizer that train.py puts there; copy it")
-  return own if own.is_dir() else path
+  if runs := seeds_of(path):
+    raise InputError(f"model {path}: has no tokenizer, want {runs}")
+  return path
+
+
+def seeds_of(folder: Path) -> str:
+  """How a message names the runs in a folder that train.py --seeds has made; "" for any other."""
+  seeds = [path.parent.name.removeprefix("seed-") for path in folder.glob(f"seed-*/{CONFIG}")]
+  runs = [f"{folder}/seed-{seed}" for seed in sorted(filter(str.isdecimal, seeds), key=int)]
+  return "one of its runs: " + ", ".join(runs[:4]) + (", ..." if len(runs) > 4 else "") if runs else ""
 
 
 def _holds_tokenizer(folder: Path) -> bool:
