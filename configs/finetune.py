@@ -46,24 +46,25 @@ Tasks and their settings, after the task:
 
 from configs import common, elmo_tasks
 
-# Numbers are (batch, rate, epochs) and keys of the config that differ for the task; a batch is so many examples, packed
-# into fewer rows. "" stands for tasks without a line of their own.
+# Numbers are (batch, rate, epochs, length) and keys of the config that differ for the task. A batch is so many
+# examples, packed into fewer rows; length is tokens of an example at most, 0 where nobody published one. "" stands for
+# tasks without a line of their own.
 
 # Where nobody published numbers for sentence embeddings: rate, epoch and warm-up of Reimers and Gurevych 2019 (section
 # 3.1). Their 16 pairs are classified; here the other pairs of a batch are the negatives, so there are more.
-EMBED = (64, 2e-5, 1, {"task.warmup": 0.1})
+EMBED = (64, 2e-5, 1, 0, {"task.warmup": 0.1})
 
 # Devlin et al. 2019 (section 4, appendix A.3: batch 16 or 32, 5e-5 to 2e-5, 2 to 4 epochs) and the released programs'
-# optimiser and command lines; SWAG by section 4.4, SQuAD by 4.2 and 4.3. Nobody ran RACE: SWAG's.
+# optimiser, lengths and command lines; SWAG by section 4.4, SQuAD by 4.2 and 4.3. Nobody ran RACE: SWAG's.
 BERT = {"optimizer.schedule": "bert", "optimizer.clip": 1.0, "task.warmup": 0.1}
 BERT_TASKS = {
-  "": (32, 2e-5, 3, {}),
-  "conll2003": (32, 5e-5, 3, {}),
-  "wnut17": (32, 5e-5, 3, {}),
-  "squad": (32, 5e-5, 3, {}),
-  "squad2": (48, 5e-5, 2, {}),
-  "swag": (16, 2e-5, 3, {}),
-  "race": (16, 2e-5, 3, {}),
+  "": (32, 2e-5, 3, 128, {}),
+  "conll2003": (32, 5e-5, 3, 0, {}),
+  "wnut17": (32, 5e-5, 3, 0, {}),
+  "squad": (32, 5e-5, 3, 384, {}),
+  "squad2": (48, 5e-5, 2, 384, {}),
+  "swag": (16, 2e-5, 3, 0, {}),
+  "race": (16, 2e-5, 3, 0, {}),
   "embed": EMBED,
 }
 
@@ -74,16 +75,16 @@ ROBERTA = {
   "optimizer.decay_exclude": (), "optimizer.schedule": "linear", "optimizer.clip": 0.0, "task.warmup": 0.06,
 }  # fmt: skip
 ROBERTA_TASKS = {
-  "": (32, 1e-5, 10, {}),
-  "qqp": (32, 1e-5, 10, {"task.warmup": 0.25}),
-  "rte": (16, 2e-5, 10, {}),
-  "mrpc": (16, 1e-5, 10, {}),
-  "cola": (16, 1e-5, 10, {}),
-  "stsb": (16, 2e-5, 10, {}),
-  "squad": (48, 1.5e-5, 2, {"optimizer.weight_decay": 0.01}),
-  "squad2": (48, 1.5e-5, 2, {"optimizer.weight_decay": 0.01}),
-  "swag": (16, 1e-5, 4, {}),  # RACE's
-  "race": (16, 1e-5, 4, {}),
+  "": (32, 1e-5, 10, 512, {}),
+  "qqp": (32, 1e-5, 10, 512, {"task.warmup": 0.25}),
+  "rte": (16, 2e-5, 10, 512, {}),
+  "mrpc": (16, 1e-5, 10, 512, {}),
+  "cola": (16, 1e-5, 10, 512, {}),
+  "stsb": (16, 2e-5, 10, 512, {}),
+  "squad": (48, 1.5e-5, 2, 512, {"optimizer.weight_decay": 0.01}),
+  "squad2": (48, 1.5e-5, 2, 512, {"optimizer.weight_decay": 0.01}),
+  "swag": (16, 1e-5, 4, 512, {}),  # RACE's
+  "race": (16, 1e-5, 4, 512, {}),
   "embed": EMBED,
 }
 
@@ -92,57 +93,67 @@ ROBERTA_TASKS = {
 DROPS = {"model.dropout": 0.1, "model.attention_dropout": 0.1}
 ALBERT = BERT | {"model.dropout": 0.0, "model.attention_dropout": 0.0}
 ALBERT_TASKS = {
-  "": (32, 1e-5, 10, {"task.warmup": 0.06}),  # SST-2's
-  "cola": (16, 1e-5, 10, {"task.warmup": 0.06}),
-  "stsb": (16, 2e-5, 10, {"task.warmup": 0.06}),
-  "mnli": (128, 3e-5, 3, {"task.warmup": 0.1}),
-  "snli": (128, 3e-5, 3, {"task.warmup": 0.1}),  # MNLI's
-  "qnli": (32, 1e-5, 10, {"task.warmup": 0.06}),
-  "qqp": (128, 5e-5, 5, {"task.warmup": 0.07, **DROPS}),
-  "rte": (32, 3e-5, 10, {"task.warmup": 0.25, **DROPS}),
-  "mrpc": (32, 2e-5, 7, {"task.warmup": 0.25}),
-  "wnli": (16, 2e-5, 50, {"task.warmup": 0.125, **DROPS}),
-  "squad": (48, 5e-5, 2, {"task.warmup": 0.1}),
-  "squad2": (48, 3e-5, 3, {"task.warmup": 0.1}),
-  "swag": (32, 2e-5, 4, {"task.warmup": 0.08, **DROPS}),  # RACE's
-  "race": (32, 2e-5, 4, {"task.warmup": 0.08, **DROPS}),
+  "": (32, 1e-5, 10, 512, {"task.warmup": 0.06}),  # SST-2's
+  "cola": (16, 1e-5, 10, 512, {"task.warmup": 0.06}),
+  "stsb": (16, 2e-5, 10, 512, {"task.warmup": 0.06}),
+  "mnli": (128, 3e-5, 3, 512, {"task.warmup": 0.1}),
+  "snli": (128, 3e-5, 3, 512, {"task.warmup": 0.1}),  # MNLI's
+  "qnli": (32, 1e-5, 10, 512, {"task.warmup": 0.06}),
+  "qqp": (128, 5e-5, 5, 512, {"task.warmup": 0.07, **DROPS}),
+  "rte": (32, 3e-5, 10, 512, {"task.warmup": 0.25, **DROPS}),
+  "mrpc": (32, 2e-5, 7, 512, {"task.warmup": 0.25}),
+  "wnli": (16, 2e-5, 50, 512, {"task.warmup": 0.125, **DROPS}),
+  "squad": (48, 5e-5, 2, 384, {"task.warmup": 0.1}),
+  "squad2": (48, 3e-5, 3, 512, {"task.warmup": 0.1}),
+  "swag": (32, 2e-5, 4, 512, {"task.warmup": 0.08, **DROPS}),  # RACE's
+  "race": (32, 2e-5, 4, 512, {"task.warmup": 0.08, **DROPS}),
   "embed": EMBED,
 }
 
 
 def _electra(rate, layer_decay):
-  """Clark et al. 2020 (appendix B, table 7): epochs by task, rate and layer decay by size; losses are added up."""
+  """Clark et al. 2020 (appendix B, table 7): epochs by task, rate and layer decay by size; losses are added up.
+
+  Lengths are those of their code.
+  """
   keys = {
     "optimizer.schedule": "electra", "optimizer.clip": 1.0, "optimizer.weight_decay": 0.0,
     "optimizer.layer_decay": layer_decay, "optimizer.layer_decay_top": 2,  # once more than meant, as in their code
     "objective.loss_scale": "sum", "task.warmup": 0.1,
   }  # fmt: skip
-  ten, two = (32, rate, 10, {}), (32, rate, 2, {})
-  return keys, {"": (32, rate, 3, {}), "rte": ten, "stsb": ten, "squad": two, "squad2": two, "embed": EMBED}
+  ten, two, others = (32, rate, 10, 128, {}), (32, rate, 2, 512, {}), (32, rate, 3, 0, {})
+  return keys, {
+    "": (32, rate, 3, 128, {}), "rte": ten, "stsb": ten, "squad": two, "squad2": two,
+    "conll2003": others, "wnut17": others, "swag": others, "race": others, "embed": EMBED,
+  }  # fmt: skip
 
 
 # Joshi et al. 2020 (appendix B: batch 16 or 32, 5e-6 to 5e-5), the released command lines' 2e-5 and optimiser.
 SPANBERT = {"optimizer.schedule": "linear", "optimizer.clip": 1.0, "task.warmup": 0.1}
 SPANBERT_TASKS = {
-  "": (32, 2e-5, 10, {}),
-  "cola": (32, 2e-5, 4, {}),
-  "squad": (32, 2e-5, 4, {}),
-  "squad2": (32, 2e-5, 4, {}),
+  "": (32, 2e-5, 10, 128, {}),
+  "cola": (32, 2e-5, 4, 128, {}),
+  "conll2003": (32, 2e-5, 10, 0, {}),
+  "wnut17": (32, 2e-5, 10, 0, {}),
+  "swag": (32, 2e-5, 10, 0, {}),
+  "race": (32, 2e-5, 10, 0, {}),
+  "squad": (32, 2e-5, 4, 512, {}),
+  "squad2": (32, 2e-5, 4, 512, {}),
   "embed": EMBED,
 }
 
 # LUKE's programs and released configurations (Yamada et al. 2020, appendix A).
 LUKE = {"optimizer.b2": 0.98, "optimizer.schedule": "linear", "optimizer.clip": 0.0, "task.warmup": 0.06}
 LUKE_TASKS = {
-  "": (32, 1e-5, 5, {}),  # TACRED's
-  "open_entity": (4, 1e-5, 3, {}),
-  "redocred_types": (4, 1e-5, 3, {}),  # Open Entity's
-  "conll2003": (8, 1e-5, 5, {}),
-  "wnut17": (8, 1e-5, 5, {}),  # CoNLL's
-  "redocred_mentions": (8, 1e-5, 5, {}),  # CoNLL's
-  "record": (32, 1e-5, 2, {}),
-  "squad": (48, 1.5e-5, 2, {}),
-  "squad2": (48, 1.5e-5, 2, {}),  # SQuAD 1.1's
+  "": (32, 1e-5, 5, 0, {}),  # TACRED's, whose sentences are not cut
+  "open_entity": (4, 1e-5, 3, 0, {}),
+  "redocred_types": (4, 1e-5, 3, 0, {}),  # Open Entity's
+  "conll2003": (8, 1e-5, 5, 512, {}),
+  "wnut17": (8, 1e-5, 5, 512, {}),  # CoNLL's
+  "redocred_mentions": (8, 1e-5, 5, 512, {}),  # CoNLL's
+  "record": (32, 1e-5, 2, 512, {}),
+  "squad": (48, 1.5e-5, 2, 512, {}),
+  "squad2": (48, 1.5e-5, 2, 512, {}),  # SQuAD 1.1's
   "embed": EMBED,
 }
 
@@ -184,9 +195,9 @@ ENTITIES = {
   "squad": (14, ""),
   "squad2": (14, ""),
 }
-# The same figure for other models and other tasks.
+# The same figure for other models and other tasks; of squad2 with the threshold that its answers are given by later.
 FIGURES = {
-  "conll2003": "f1", "wnut17": "f1", "squad": "f1", "squad2": "f1", "swag": "accuracy", "race": "accuracy",
+  "conll2003": "f1", "wnut17": "f1", "squad": "f1", "squad2": "best_f1", "swag": "accuracy", "race": "accuracy",
   "sst2": "accuracy", "sst5": "accuracy", "cola": "matthews", "mnli": "accuracy", "snli": "accuracy",
   "qnli": "accuracy", "rte": "accuracy", "mrpc": "accuracy", "qqp": "accuracy", "wnli": "accuracy",
   "stsb": "spearman", "embed": "spearman",
@@ -234,7 +245,7 @@ def _pieces(name, chosen):
   family, keys, numbers = PUBLISHED[named or ("luke" if name in ENTITIES else "bert")]
   own = name in ENTITIES and family == "luke"
   config = common.base()
-  config.batch_size, rate, epochs, changes = numbers.get(name, numbers[""])
+  config.batch_size, rate, epochs, length, changes = numbers.get(name, numbers[""])
   config.seed, config.select_by = ENTITIES[name] if own else (0, FIGURES.get(name, ""))
   config.dtype = ""  # that of init_from; bfloat16 for published weights
   config.eval_every = 0  # 0 = once an epoch
@@ -263,7 +274,7 @@ def _pieces(name, chosen):
   config.task.head = chosen.get("head", "")  # tag = also where a LUKE would classify spans; empty = as the model has it
   config.task.queries = int(chosen.get("queries", "0"))  # LUKE: 4 = entity-aware attention, 1 = none; 0 = as its kind
   config.data = common.ConfigDict()
-  config.data.length = 0  # tokens of an example at most; 0 = 512, or the positions of the model if those are fewer
+  config.data.length = length  # tokens of an example at most; 0 = 512; the model's positions if those are fewer
   config.data.pack = 8  # examples of one row at most
   config.data.workers = 0  # threads that make batches; 0 = one
   config.data.prefetch = 4  # batches made ahead of the step

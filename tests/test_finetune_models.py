@@ -127,6 +127,15 @@ def begun(own, place, found):
   return initial_leaves(own, found, fresh)
 
 
+def test_the_length_of_the_recipe_comes_down_to_the_positions_and_a_users_does_not(place):
+  """Which are 48; that it is the recipe's own number does not make it less the user's."""
+  assert finetune.get_config("rte,model=bert").data.length == 128
+  assert config(place, "bert", "rte", ",model=bert").data.length == 48
+  assert config(place, "bert", "rte", ",model=bert", data__length=40).data.length == 40
+  with pytest.raises(ConfigError, match="data.length: got 128, want at most 48, the positions of init_from"):
+    config(place, "bert", "rte", ",model=bert", data__length=128)
+
+
 def leaves_of(folder):
   return {path: np.asarray(leaf) for path, leaf in named_leaves(load_model(folder).params).items()}
 

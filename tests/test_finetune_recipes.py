@@ -42,12 +42,40 @@ def test_a_recipe_has_the_published_numbers(variant, wanted):
   assert numbers(variant) == wanted
 
 
+# Tokens of an example: BERT's released command lines; RoBERTa's and ALBERT's appendices; ELECTRA's code; SpanBERT's
+# appendix B; LUKE's configurations. 0 = nobody published one.
+LENGTHS = {
+  "bert": {"sst2": 128, "mnli": 128, "stsb": 128, "squad": 384, "squad2": 384, "swag": 0, "race": 0, "conll2003": 0},
+  "roberta": {"sst2": 512, "rte": 512, "squad": 512, "squad2": 512, "race": 512},
+  "albert": {"sst2": 512, "mnli": 512, "squad": 384, "squad2": 512, "race": 512},
+  "electra": {"sst2": 128, "mrpc": 128, "rte": 128, "stsb": 128, "squad": 512, "squad2": 512, "swag": 0, "wnut17": 0},
+  "spanbert": {"cola": 128, "mnli": 128, "squad": 512, "squad2": 512, "race": 0, "conll2003": 0},
+  "luke": {"open_entity": 0, "tacred": 0, "conll2003": 512, "record": 512, "squad": 512, "sst2": 0},
+  # by no name LUKE's for entities and answers, BERT's for other tasks
+  "": {"conll2003": 512, "squad": 512, "semeval": 0, "cola": 128, "qqp": 128, "swag": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [*LENGTHS, "electra_small", "electra_large"])
+def test_lengths_are_published_too(model):
+  variant = f",model={model}" if model else ""
+  wanted = LENGTHS[model.partition("_")[0]] | {"embed": 0}
+  assert {task: finetune.get_config(task + variant).data.length for task in wanted} == wanted
+
+
 def test_adams_form_and_dropout_are_published_too():
   albert, roberta = (finetune.get_config(f"cola,model={name}") for name in ("albert", "roberta"))
   assert albert.model.dropout == albert.model.attention_dropout == 0.0
   assert finetune.get_config("rte,model=albert").model.dropout == 0.1
   assert roberta.optimizer.bias_correction and roberta.optimizer.eps_hat and roberta.optimizer.decay_exclude == ()
   assert finetune.get_config("sst2,model=electra").objective.loss_scale == "sum"
+
+
+def test_the_epoch_of_questions_without_answers_is_chosen_as_they_are_answered():
+  """With the best threshold, not with 0; LUKE's programs take the last epoch."""
+  assert finetune.get_config("squad2,model=bert").select_by == "best_f1"
+  assert finetune.get_config("squad,model=bert").select_by == "f1"
+  assert finetune.get_config("squad2").select_by == finetune.get_config("squad2,model=luke").select_by == ""
 
 
 def test_every_task_has_a_recipe_with_every_model():

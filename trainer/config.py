@@ -97,10 +97,10 @@ def _complete(config: ConfigDict, overrides: dict[str, Any]) -> None:
   """
   from trainer.finetuning.recipe import complete  # it reads the task's files and the model's config
 
-  known = flatten(config).keys() - {"model.name"}
+  known, said = flatten(config).keys() - {"model.name"}, frozenset(overrides)
   for key in [key for key in overrides if key in known or not key.startswith("model.")]:
     _override(config, key, overrides.pop(key))
-  complete(config)
+  complete(config, said)
 
 
 def validate(config: ConfigDict) -> None:

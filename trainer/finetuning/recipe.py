@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,11 @@ def _published_head(found: weights.Published) -> tuple[str, tuple[str, ...]] | N
   return None if kind is None else (kind, labels_of(found.config))
 
 
-def complete(config: ConfigDict) -> None:
+def complete(config: ConfigDict, said: Collection[str] = ()) -> None:
   """Fills `model`, `objective`, `steps` and what follows from them, in place.
 
+  Args:
+    said: keys that the user set. The recipe's own length comes down to the positions that there are; a user's does not.
   Raises:
     ConfigError: no weights to start from, a key that is not the user's to set, or files that cannot be used.
   """
@@ -148,18 +151,18 @@ def complete(config: ConfigDict) -> None:
       )
   try:
     with config.unlocked():
-      _finish(config, word_tasks.complete(config) if words else _complete(config))
+      _finish(config, word_tasks.complete(config) if words else _complete(config, said))
   except (EntityError, InputError, OSError, TaskError, TokenizerError, WeightsError) as error:
     raise ConfigError(str(error)) from error
 
 
-def _complete(config: ConfigDict) -> TaskData:
+def _complete(config: ConfigDict, said: Collection[str]) -> TaskData:
   """Fills what follows from an encoder of pieces."""
   start, task = pretrained(config.init_from), registry.find(config.task.name)
   config.objective.kind = _head(config, start, task)
   _check_start(config, start)
   tokenizer, entities = with_markers(start.tokenizer, task), _task_entities(config, start)
-  config.data.length = _length(config, start.model.max_positions)
+  config.data.length = _length(config, start.model.max_positions, "data.length" in said)
   config.dtype = config.dtype or start.dtype or "bfloat16"
   own = {key: value for key, value in config.model.items() if key != "name"}
   config.model = ConfigDict(start.model.to_dict() | own)
@@ -242,12 +245,12 @@ def _check_start(config: ConfigDict, start: Pretrained) -> None:
     raise ConfigError(f"{key}{config.init_from} has no entity vocabulary, want entity_vocab.json there")
 
 
-def _length(config: ConfigDict, positions: int) -> int:
-  if config.data.length > positions:
+def _length(config: ConfigDict, positions: int, said: bool) -> int:
+  if said and config.data.length > positions:
     raise ConfigError(
       f"config key data.length: got {config.data.length}, want at most {positions}, the positions of init_from"
     )
-  return config.data.length or min(LENGTH, positions)
+  return min(config.data.length or LENGTH, positions)
 
 
 def with_markers(tokenizer: Tokenizer, task: registry.Task) -> Tokenizer:
