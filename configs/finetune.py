@@ -114,16 +114,17 @@ ALBERT_TASKS = {
 def _electra(rate, layer_decay):
   """Clark et al. 2020 (appendix B, table 7): epochs by task, rate and layer decay by size; losses are added up.
 
-  Lengths are those of their code.
+  Lengths, and that MRPC and STS-B are trained on in both orders, are their code's.
   """
   keys = {
     "optimizer.schedule": "electra", "optimizer.clip": 1.0, "optimizer.weight_decay": 0.0,
     "optimizer.layer_decay": layer_decay, "optimizer.layer_decay_top": 2,  # once more than meant, as in their code
     "objective.loss_scale": "sum", "task.warmup": 0.1,
   }  # fmt: skip
-  ten, two, others = (32, rate, 10, 128, {}), (32, rate, 2, 512, {}), (32, rate, 3, 0, {})
+  two, others, twice = (32, rate, 2, 512, {}), (32, rate, 3, 0, {}), {"task.both_orders": True}
   return keys, {
-    "": (32, rate, 3, 128, {}), "rte": ten, "stsb": ten, "squad": two, "squad2": two,
+    "": (32, rate, 3, 128, {}), "mrpc": (32, rate, 3, 128, twice), "rte": (32, rate, 10, 128, {}),
+    "stsb": (32, rate, 10, 128, twice), "squad": two, "squad2": two,
     "conll2003": others, "wnut17": others, "swag": others, "race": others, "embed": EMBED,
   }  # fmt: skip
 
@@ -261,6 +262,7 @@ def _pieces(name, chosen):
   config.task.offsets = "exact"  # squad: exact | nearest, where answers may stand beside the offsets of the file
   config.task.links = ""  # squad: file in it, links of the articles; empty = no entities
   config.task.limit = 0  # first training examples; 0 = all
+  config.task.both_orders = False  # train on labelled pairs of texts with the second text first too
   config.task.epochs = epochs
   config.task.patience = 0  # evaluations without a better select_by that end the run; 0 = all epochs
   config.task.predictions = True  # write WORKDIR/predictions at the end, of test files without labels too

@@ -136,6 +136,13 @@ def test_the_length_of_the_recipe_comes_down_to_the_positions_and_a_users_does_n
     config(place, "bert", "rte", ",model=bert", data__length=128)
 
 
+@pytest.mark.parametrize("task", ["sst2", "embed", "swag", "wnut17", "squad"])
+def test_both_orders_are_of_labelled_pairs(place, task):
+  with pytest.raises(ConfigError, match=f"task.both_orders: got True, want False: {task} has no labelled pairs"):
+    config(place, "bert", task, task__both_orders=True)
+  assert config(place, "bert", "rte", task__both_orders=True).steps == 2 * config(place, "bert", "rte").steps
+
+
 def leaves_of(folder):
   return {path: np.asarray(leaf) for path, leaf in named_leaves(load_model(folder).params).items()}
 

@@ -71,6 +71,13 @@ def test_adams_form_and_dropout_are_published_too():
   assert finetune.get_config("sst2,model=electra").objective.loss_scale == "sum"
 
 
+def test_electras_code_trains_on_pairs_in_both_orders_where_none_comes_first():
+  for model in ("electra_small", "electra", "electra_large"):
+    found = {task: finetune.get_config(f"{task},model={model}") for task in ("mrpc", "stsb", "qqp", "rte", "sst2")}
+    assert [task for task, own in found.items() if own.task.both_orders] == ["mrpc", "stsb"]
+  assert not finetune.get_config("mrpc,model=bert").task.both_orders
+
+
 def test_the_epoch_of_questions_without_answers_is_chosen_as_they_are_answered():
   """With the best threshold, not with 0; LUKE's programs take the last epoch."""
   assert finetune.get_config("squad2,model=bert").select_by == "best_f1"

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data import tokenizers
-from data.tasks import named_entities, questions, registry, tags
+from data.tasks import named_entities, pieces, questions, registry, tags
 from data.tasks.metrics import normalised
 from data.tasks.rows import TaskError
 from tests.task_rows import LETTERS
@@ -219,6 +219,20 @@ def test_the_fingerprint_is_of_what_batches_follow_from(mnli):
   (mnli / "test_matched.tsv").unlink()
   assert read(mnli, "mnli", predictions=False).fingerprint == whole
   assert read(mnli, "mnli", limit=1).fingerprint != whole
+
+
+def test_pairs_in_both_orders_are_trained_on_and_not_scored(mnli):
+  """Behind those that the limit leaves, with their labels; it is another run's data."""
+  data = read(mnli, "mnli", both_orders=True, limit=1)
+  one, other = data.train
+  assert one.labels.tolist() == other.labels.tolist()
+  first, second = LETTERS.encode(["a b", "c d"])
+  for row, texts in ((one, (first, second)), (other, (second, first))):
+    np.testing.assert_array_equal(row.ids, pieces.pair(LETTERS, *(each.ids for each in texts))[0])
+  assert len(data.dev.rows) == 1 and len(data.further["mismatched"].rows) == 3
+  once = read(mnli, "mnli", both_orders=False, limit=1)
+  assert (len(once.train), data.epoch_size(1), once.epoch_size(1)) == (1, 2, 1)
+  assert once.fingerprint != data.fingerprint
 
 
 def race(folder, level, number, **changes):

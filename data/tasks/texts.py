@@ -26,6 +26,11 @@ class TextExample:
   name: str = ""
 
 
+def both_orders(examples: Sequence[TextExample]) -> list[TextExample]:
+  """Examples of two texts, and behind them the same with the second text first."""
+  return [*examples, *(dataclasses.replace(example, texts=example.texts[::-1]) for example in examples)]
+
+
 def label_arrays(example: TextExample, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
   """(class int32[1], weight float32[1]) of an example; TaskError for a label that there is not."""
   wanted = () if example.label is None else (example.label,)

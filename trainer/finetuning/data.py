@@ -17,6 +17,7 @@ from data import draws
 from data.tasks import predictions, registry
 from data.tasks.files import RecordFile, digest
 from data.tasks.rows import TaskError
+from data.tasks.texts import both_orders
 from trainer.rules import ConfigError
 
 Builder = Callable[[Sequence, Sequence[str]], list]  # (examples, labels) -> rows
@@ -96,6 +97,7 @@ class _Settings:
   test: str
   dev_share: float
   limit: int
+  both_orders: bool  # whether pairs of texts are trained on in either order
   answers: bool  # whether predictions are written
 
   def file(self, split: str) -> Path | RecordFile | None:
@@ -136,7 +138,8 @@ def task_data(config: Any, form: Form) -> TaskData:
       f"config key task.patience: got {t.patience} with an empty select_by, want 0, or select_by=FIGURE: the held-out "
       "figure that has to become better"
     )
-  settings = _Settings(t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit, t.predictions)
+  twice = t.get("both_orders", False)  # which tasks of words do not have
+  settings = _Settings(t.name, t.dir, t.train, t.dev, t.test, t.dev_share, t.limit, twice, t.predictions)
   return _read(settings, _ByDigest(form))
 
 
@@ -151,6 +154,7 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
     train, dev = examples, _load(task, settings, "dev")
   labels = tuple(task.label_list(examples))  # of the whole file: neither a limit nor a split hides a class
   train = train[: settings.limit] if settings.limit else train
+  train = both_orders(train) if settings.both_orders else train
   if not train or not dev:
     raise TaskError(f"task {task.name}: got {len(train)} examples to train on, {len(dev)} held out; want some")
   if not task.unlabelled and (unknown := _unknown(task, train)):
@@ -262,5 +266,5 @@ def _fingerprint(settings: _Settings, form: Form) -> str:
   """Of all that a batch follows from; not of the test file and further ones, which are only scored."""
   files = [None if settings.dev_share and split == "dev" else settings.file(split) for split in ("train", "dev")]
   digests = [digest(path) if path else "" for path in files]
-  rest = [settings.name, settings.dev_share, settings.limit]
+  rest = [settings.name, settings.dev_share, settings.limit, *(["both orders"] if settings.both_orders else [])]
   return hashlib.sha256(json.dumps([rest, digests, form.digest]).encode()).hexdigest()

@@ -14,6 +14,7 @@ from data.entity_vocabulary import EntityVocabulary
 from data.tasks import links, registry
 from data.tasks.batches import Shape
 from data.tasks.files import read_text
+from data.tasks.glue import TextReader
 from data.tasks.text_pairs import PairShape
 from data.tokenizers import Tokenizer
 from objectives.tasks import KINDS
@@ -80,6 +81,8 @@ def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary | N
   for key, plain in (("links", ""), ("offsets", "exact")):
     if t[key] != plain and task.head != "answer":
       raise ConfigError(f"config key task.{key}: got {t[key]!r}, want {plain!r}: {t.name} has no answers in passages")
+  if t.both_orders and not (isinstance(task.read, TextReader) and len(task.read.texts) == 2):
+    raise ConfigError(f"config key task.both_orders: got True, want False: {t.name} has no labelled pairs of texts")
   task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, max_length=config.data.length))
   if task.head == "answer":
     task = dataclasses.replace(task, read=functools.partial(task.read, offsets=t.offsets))
