@@ -14,6 +14,7 @@ which the head then has a dense layer of its own for (`SummaryHead`).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from models.encoder import EncoderConfig
 from models.heads import gather_columns
 from models.layers import Array, Dense, dropout, gelu, split_key
+from models.paths import map_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +72,14 @@ class HeadedConfig(EncoderConfig):
     classes: outputs of a task's head; 0 = there is none that has classes.
     summary: what heads of texts read, POOLER or a key of SUMMARIES.
     head_dropout: of what a task's head reads; None = `dropout`.
+    target_scale: what the outputs of `regress` are multiplied by; they learn the numbers over this.
   """
 
   heads_on_top: tuple[str, ...] = ()
   classes: int = 0
   summary: str = POOLER
   head_dropout: float | None = None
+  target_scale: float = 1.0
 
   @property
   def task_init(self) -> Any:
@@ -143,7 +147,7 @@ class TaskLogits(nn.Module):
 
   def regress_logits(self, hidden: Array, cls: Array, key: Array | None = None) -> Array:
     """Numbers [B, K, 1] of texts, from hidden [B, L, D] at columns cls [B, K]."""
-    return self._of_texts("regress", hidden, cls, key)
+    return self._of_texts("regress", hidden, cls, key) * self.config.target_scale
 
   def choose_logits(self, hidden: Array, cls: Array, key: Array | None = None) -> Array:
     """Logits [B, K] of choices, from hidden [B, L, D] at columns cls [B, K]."""
@@ -178,6 +182,12 @@ def beside(states: Array, slots: Array) -> Array:
   return gather_columns(states, slots.reshape(rows, labels * each)).reshape(rows, labels, each * states.shape[-1])
 
 
+def scaled_numbers(params: Any, factor: float) -> Any:
+  """The tree with the outputs of `regress` times `factor`."""
+  last = r"^heads/regress/(output/)?(kernel|bias)$"
+  return map_named(lambda path, leaf: leaf * factor if re.search(last, path) else leaf, params)
+
+
 def task_axes(c: HeadedConfig) -> tuple:
   """Sharding rules of the heads of tasks."""
   rules = []
@@ -200,7 +210,13 @@ def task_fields(config: Any) -> dict[str, Any]:
     return {"heads_on_top": (), "summary": POOLER}
   head, summary = config.objective.kind, summary_of(config.model.name, config.objective.kind)
   classes = 0 if TASK_HEADS[head].outputs else len(config.objective.labels)
-  return {"heads_on_top": (head,), "classes": classes, "summary": summary}
+  fields = {"heads_on_top": (head,), "classes": classes, "summary": summary}
+  return fields | {"target_scale": target_scale(config)}
+
+
+def target_scale(config: Any) -> float:
+  """That of a config, whose objective may have none."""
+  return config.objective.get("target_scale", 1.0)
 
 
 def reads_pooler(heads: Sequence[str], summary: str) -> bool:

@@ -99,6 +99,8 @@ KINDS: dict[str, Kind] = {
 class TaskObjective:
   """One term, `task`. Held-out batches also report their logits, which dataset metrics are computed from.
 
+  The error of a number is that of the number over the model's `target_scale`.
+
   Attributes:
     model: an encoder with the head of `kind`.
     kind: one of KINDS.
@@ -131,6 +133,7 @@ class TaskObjective:
     logits = self.logits(params, batch, draws.dropout() if train else None)
     kind = KINDS[self.kind]
     weights, (losses, hits) = kind.counted(batch), kind.losses(logits, batch)
+    losses = losses / self.model.config.target_scale**2 if self.kind == "regress" else losses
     statistics = {} if hits is None else {"task": tally(hits, weights)}
     if not train:
       statistics["outputs"] = logits

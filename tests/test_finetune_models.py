@@ -21,6 +21,8 @@ from trainer.evaluation import evaluate
 from trainer.exchange import export_run, import_weights
 from trainer.finetuning.feed import TaskFeed
 from trainer.finetuning.recipe import initial_leaves, task_form
+from trainer.inference import classify
+from trainer.inference import load_model as load_tuned
 from trainer.loading import load_model, newest_params
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
@@ -214,6 +216,33 @@ def done(place):
   """(config, workdir, summary) of a BERT on pairs of texts, three epochs."""
   own = config(place, "bert", "rte", task__epochs=3, task__dev_share=0.0)
   return own, place / "done", fit(own, place / "done")
+
+
+def test_numbers_are_those_of_the_files_wherever_they_are_said(place, tmp_path):
+  """ELECTRA's head learns a fifth of them. An export gives the same numbers, and a run goes on with either's head."""
+  own = config(place, "electra", "stsb", ",model=electra_small", steps=1, eval_every=1)
+  fit(own, tmp_path / "run")
+  assert own.objective.target_scale == 5.0
+  lines = (tmp_path / "run" / "predictions" / "dev.jsonl").read_text().splitlines()
+  said = [json.loads(line)["prediction"] for line in lines]
+  export_run(tmp_path / "run", tmp_path / "hf")
+  pairs = [line.split("\t")[1:3] for line in (place / "task" / "stsb.tsv").read_text().splitlines()[1:]]
+  for folder in ("run", "hf"):
+    found = classify(load_tuned(tmp_path / folder), list(map(tuple, pairs)))
+    np.testing.assert_allclose([each.number for each in found], said, rtol=1e-4)
+  leaves, path = leaves_of(tmp_path / "run"), "heads/regress/output/kernel"
+  for folder, variant, factor in (
+    ("run", ",model=electra_small", 1), ("run", "", 5), ("hf", "", 5), ("hf", ",model=electra_small", 1),
+  ):  # fmt: skip
+    again = config_of("stsb", tmp_path / folder, place / "task", variant)
+    head = begun(again, place, leaves_of(tmp_path / folder))[path]
+    np.testing.assert_allclose(head, factor * leaves[path], rtol=1e-6)
+  assert leaves[path].any()
+
+
+def test_a_scale_is_of_tasks_with_numbers(place):
+  with pytest.raises(ConfigError, match="target_scale: got 2, want 1: the targets of rte are no numbers"):
+    config(place, "bert", "rte", objective__target_scale=2.0)
 
 
 def test_a_killed_run_ends_with_the_same_scores(place, done, tmp_path):

@@ -75,6 +75,8 @@ def test_electras_code_trains_on_pairs_in_both_orders_where_none_comes_first():
   for model in ("electra_small", "electra", "electra_large"):
     found = {task: finetune.get_config(f"{task},model={model}") for task in ("mrpc", "stsb", "qqp", "rte", "sst2")}
     assert [task for task, own in found.items() if own.task.both_orders] == ["mrpc", "stsb"]
+    scales = {task: own.objective.target_scale for task, own in found.items()}
+    assert scales == dict.fromkeys(found, 1.0) | {"stsb": 5.0}
   assert not finetune.get_config("mrpc,model=bert").task.both_orders
 
 

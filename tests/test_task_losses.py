@@ -1,5 +1,6 @@
 """Tasks of words and texts on every encoder: losses against NumPy; packing and micro-batches change nothing."""
 
+import dataclasses
 import types
 
 import jax
@@ -121,6 +122,23 @@ def test_packed_examples_have_the_logits_and_the_loss_of_lone_ones(kind):
   for one, other in zip(apart, together, strict=True):
     assert one.shape == other.shape and one.size
     np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_a_scaled_number_costs_its_error_over_the_scale(family):
+  """As if its target stood over the scale; what is said of held-out examples is the number itself."""
+
+  def evaluated(batch, **choices):
+    given = case(family, "regress", **choices)
+    objective, params = TaskObjective(given.model, "regress"), random_params(given.model)
+    sums, statistics, _ = objective.sums(params, None, batch, types.SimpleNamespace(), train=False)
+    return float(sums["task"]), np.asarray(statistics["outputs"])
+
+  batch = collate(rows_of("regress"), Shape(48, 1, 2, 1, 1)).batch
+  cost, said = evaluated(batch, target_scale=5.0)
+  plain, learned = evaluated(dataclasses.replace(batch, several=batch.several / 5))
+  assert cost == pytest.approx(plain, rel=1e-5) and cost > 0
+  np.testing.assert_allclose(said, 5 * learned, rtol=1e-6)
 
 
 def test_micro_batches_give_the_same_update():

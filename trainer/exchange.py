@@ -20,6 +20,7 @@ from models.luke import Luke, LukeConfig
 from models.paths import named_leaves
 from models.published import allennlp, weights
 from models.published.tasks import task_of
+from models.task_heads import scaled_numbers, target_scale
 from objectives.state import State
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
@@ -49,7 +50,7 @@ def export_run(source: Path, target: Path) -> dict[str, Any]:
   model, special = loaded.model, dataclasses.asdict(loaded.tokenizer.special)
   longest = None if isinstance(model, Elmo) else model.config.max_positions
   save = lambda folder: loaded.tokenizer.save(folder, longest)
-  params = jax.tree.map(np.asarray, jax.device_get(loaded.params))
+  params = scaled_numbers(jax.tree.map(np.asarray, jax.device_get(loaded.params)), target_scale(config))
   if isinstance(model, Luke):
     out = marked(model, params, loaded.tokenizer, loaded.entities, str(source))
     model, params, save = out.model, out.params, out.save

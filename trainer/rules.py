@@ -192,7 +192,7 @@ TASK_RULES: tuple[tuple[str, Rule], ...] = (
   (r"task\.freeze", Rule("empty, embeddings, encoder or a number of layers of at least 1", _is_freeze)),
   (r"optimizer\.layer_decay", _number(0, "a factor above 0, at most 1", high=1, open_low=True)),
   (r"optimizer\.layer_decay_top", _COUNT),
-  (r"objective\.scale", _POSITIVE),
+  (r"objective\.(target_)?scale", _POSITIVE),
 )
 
 # The same of keys that only recipes of tasks on ELMo have.

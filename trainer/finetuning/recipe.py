@@ -28,7 +28,7 @@ from models.paths import named_leaves
 from models.published import luke_files, weights
 from models.published.errors import WeightsError
 from models.published.tasks import labels_of
-from models.task_heads import TASK_HEADS
+from models.task_heads import TASK_HEADS, scaled_numbers, target_scale
 from objectives.optimizers import layer_factors
 from trainer.config import flatten
 from trainer.finetuning import word_tasks
@@ -61,6 +61,7 @@ class Pretrained:
     dtype: of a run; None for published weights.
     entities: None for encoders without them.
     head: kind and labels of the head of a task, if it has one.
+    target_scale: of its numbers.
     queries: 4 or 1, whether it is fine-tuned with entity-aware attention where nobody says otherwise.
   """
 
@@ -69,6 +70,7 @@ class Pretrained:
   tokenizer: Tokenizer
   entities: EntityVocabulary | None
   head: tuple[str, tuple[str, ...]] | None
+  target_scale: float
   queries: int
 
 
@@ -91,11 +93,13 @@ def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
     found = weights.load(folder)
     _check_kind("elmo" if found.family == "elmo" else _network(found), folder)
     model, dtype, tokenizer, head = model_of(found), None, published_tokenizer(folder), _published_head(found)
+    scale = 1.0
     plain = found.family == "luke" and model.query_kinds == 1 and not luke_files.is_archive(folder)
   else:
     config = read_config(folder)
     _check_kind(config.model.name, folder)
     model, dtype, tokenizer, plain = config.model, config.dtype, load_tokenizer(folder), False
+    scale = target_scale(config)
     head = (config.objective.kind, tuple(config.objective.labels)) if config.objective.name == "task" else None
   if tokenizer.vocab_size > model.vocab_size:
     raise InputError(
@@ -104,7 +108,7 @@ def _pretrained(folder: Path, stamp: tuple) -> Pretrained:
     )
   entities = _entities(folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder)
   # mLUKE is published without entity-aware attention, and fine-tuned without
-  return Pretrained(model, dtype, tokenizer, entities, head, 1 if plain or tokenizer.kind == "xlmr" else 4)
+  return Pretrained(model, dtype, tokenizer, entities, head, scale, 1 if plain or tokenizer.kind == "xlmr" else 4)
 
 
 def _network(found: weights.Published) -> str:
@@ -161,6 +165,9 @@ def _complete(config: ConfigDict, said: Collection[str]) -> TaskData:
   start, task = pretrained(config.init_from), registry.find(config.task.name)
   config.objective.kind = _head(config, start, task)
   _check_start(config, start)
+  if target_scale(config) != 1.0 and config.objective.kind != "regress":
+    got = f"config key objective.target_scale: got {config.objective.target_scale:g}"
+    raise ConfigError(f"{got}, want 1: the targets of {task.name} are no numbers")
   tokenizer, entities = with_markers(start.tokenizer, task), _task_entities(config, start)
   config.data.length = _length(config, start.model.max_positions, "data.length" in said)
   config.dtype = config.dtype or start.dtype or "bfloat16"
@@ -302,6 +309,7 @@ def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dic
     if piece not in start.tokenizer.vocabulary
   }
   entities = None if config.task.links else _special_rows(start.entities)
+  found = scaled_numbers(found, start.target_scale / target_scale(config))
   return adapted(found, leaves, start.tokenizer.vocab_size, markers, entities, _same_head(config, start))
 
 
