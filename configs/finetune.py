@@ -69,7 +69,7 @@ BERT_TASKS = {
 }
 
 # Liu et al. 2019 (appendix B, table 10) and fairseq's configurations of each task. Everything decays, layer norms and
-# biases too; eps stands outside the correction of the moments.
+# biases too; eps stands outside the correction of the moments. Heads of texts have no dropout.
 ROBERTA = {
   "optimizer.b2": 0.98, "optimizer.bias_correction": True, "optimizer.eps_hat": True, "optimizer.weight_decay": 0.1,
   "optimizer.decay_exclude": (), "optimizer.schedule": "linear", "optimizer.clip": 0.0, "task.warmup": 0.06,

@@ -9,16 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from models.bert import Bert, BertConfig, on_top, unshared
+from models.task_heads import POOLER
 
 PADDING = 1  # id of <pad>, and row of its position
+HEAD_DROPOUT = 0.0  # of the head with a layer of its own, which fairseq's configurations of GLUE leave at its default
 
 
 def build(config: Any, dtype: Any) -> Bert:
   """The RoBERTa of a resolved config."""
+  fields = on_top(config)
+  if fields.get("summary", POOLER) != POOLER:
+    fields["head_dropout"] = HEAD_DROPOUT
   return Bert(
     BertConfig(
       **unshared(config, dtype),
-      **on_top(config),
+      **fields,
       position_offset=PADDING + 1,
       zero_padding=PADDING,
     )

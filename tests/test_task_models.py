@@ -147,11 +147,14 @@ def test_sentence_embeddings_have_neither_head_nor_pooler(family):
   assert not parts & {"heads", "pooler", "generator"}
 
 
-def test_alberts_heads_have_a_dropout_of_their_own():
-  """0.1, where version 2 has none below (the released code); all others have that of their layers."""
+def test_alberts_heads_and_robertas_of_texts_have_a_dropout_of_their_own():
+  """ALBERT's 0.1, where version 2 has none below (the released code), fairseq's none; others that of their layers."""
   model = built("albert", "classify", **{"model.dropout": 0.0})
   assert (model.config.dropout, model.config.task_dropout) == (0.0, 0.1)
-  assert built("bert", "classify", **{"model.dropout": 0.2}).config.task_dropout == 0.2
+  for family, head, wanted in (
+    ("roberta", "classify", 0.0), ("roberta", "regress", 0.0), ("roberta", "tag", 0.2), ("bert", "classify", 0.2),
+  ):  # fmt: skip
+    assert built(family, head, **{"model.dropout": 0.2}).config.task_dropout == wanted
 
 
 def test_heads_start_small_and_electras_outputs_glorot_uniform():
