@@ -179,6 +179,12 @@ _KINDS = {
   "tag": _Kind(True, 14, 0, 1, columns=True),  # the words of a sentence in its document's context
   "choose": _Kind(False, 4, 0, 1, columns=True, texts=4),
 }
+# Those of encoders without entities, which read a mention at its first marker
+_MARKED = {
+  "type": _Kind(False, 1, 0, 1, columns=True),
+  "relate": _Kind(False, 1, 0, 1, spans=2),
+  "cloze": _Kind(True, 12, 0, 1, spans=2),
+}
 
 
 def labelled(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool) -> Labelled:
@@ -186,7 +192,8 @@ def labelled(config: Any, stage: Any, rng: np.random.Generator, full_rows: bool)
 
   Rows are a multiple of micro_batches and, where it is named, of mesh.data.
   """
-  kind, size, length = _KINDS[config.objective.kind], stage.batch_size, stage.length
+  kinds = _KINDS if config.model.name == "luke" else _KINDS | _MARKED
+  kind, size, length = kinds[config.objective.kind], stage.batch_size, stage.length
   sizes = np.full(size, length) if full_rows or kind.whole else _sentence_lengths(size, length)
   shape = Shape(
     length,

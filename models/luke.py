@@ -167,21 +167,9 @@ class Luke(Bert):
     head = self.heads.entity
     return head.transform(gather_columns(states, slots)), self.entity_embeddings.entity.embedding, head.masked_bias()
 
-  def type_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
-    """Logits [B, K, n] of the mentions at slots [B, K, 1] of entities [B, E, D]."""
-    return self.decide("type", beside(entities, slots), key)
-
-  def relate_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
-    """Logits [B, K, n] of pairs of mentions, at slots [B, K, 2] of entities [B, E, D]."""
-    return self.decide("relate", beside(entities, slots), key)
-
   def span_logits(self, hidden: Array, entities: Array, spans: Array, slots: Array, key: Array | None = None) -> Array:
     """Logits [B, K, n] of spans [B, K, 2] (first and last column of hidden [B, L, D]) with mentions at [B, K, 1]."""
     return self.decide("spans", jnp.concatenate([beside(hidden, spans), beside(entities, slots)], axis=-1), key)
-
-  def cloze_logits(self, entities: Array, slots: Array, key: Array | None = None) -> Array:
-    """Logits [B, K] that a candidate fills a placeholder, the slots [B, K, 2] being (placeholder, candidate)."""
-    return self.decide("cloze", beside(entities, slots), key)[..., 0]
 
   def everything(self, tokens: Tokens, entities: Entities) -> None:
     """Touches every parameter once, for `init`."""
@@ -191,10 +179,7 @@ class Luke(Bert):
     slots = lambda each: jnp.repeat(first[..., None], each, axis=2)
     uses = {
       "entity": lambda: self.entity_scores(states, first),
-      "type": lambda: self.type_logits(states, slots(1)),
-      "relate": lambda: self.relate_logits(states, slots(2)),
       "spans": lambda: self.span_logits(hidden, states, slots(2), slots(1)),
-      "cloze": lambda: self.cloze_logits(states, slots(2)),
     }
     for name in self.config.heads_on_top:
       if name in uses:

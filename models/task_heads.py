@@ -6,6 +6,8 @@ Most are one linear layer; names and shapes of the kernels (D the width, n the c
   D -> 2 of a word, first and last of an answer.
 - `type` D -> n, of a mention; `relate` 2D -> n without bias, of two; `spans` 3D -> n, of a span's first word, its last
   and the mention that stands for it; `cloze` 2D -> 1, of a placeholder and a candidate (Yamada et al. 2020, section 4).
+  A mention is a LUKE's entity; for other encoders it is the marker before it (Soares et al. 2019, section 3: "entity
+  markers, entity start").
 
 What stands for a text is the pooled [CLS] (BERT, ALBERT, SpanBERT, LUKE, and RoBERTa's choices), or [CLS] itself,
 which the head then has a dense layer of its own for (`SummaryHead`).
@@ -153,6 +155,18 @@ class TaskLogits(nn.Module):
     """Logits [B, K] of choices, from hidden [B, L, D] at columns cls [B, K]."""
     return self._of_texts("choose", hidden, cls, key)[..., 0]
 
+  def type_logits(self, states: Array, slots: Array, key: Array | None = None) -> Array:
+    """Logits [B, K, n] of the mentions at slots [B, K, 1] of states [B, E, D]."""
+    return self.decide("type", beside(states, slots), key)
+
+  def relate_logits(self, states: Array, slots: Array, key: Array | None = None) -> Array:
+    """Logits [B, K, n] of pairs of mentions, at slots [B, K, 2] of states [B, E, D]."""
+    return self.decide("relate", beside(states, slots), key)
+
+  def cloze_logits(self, states: Array, slots: Array, key: Array | None = None) -> Array:
+    """Logits [B, K] that a candidate fills a placeholder, at slots [B, K, 2] (placeholder, candidate) of states."""
+    return self.decide("cloze", beside(states, slots), key)[..., 0]
+
   def _of_texts(self, head: str, hidden: Array, cls: Array, key: Array | None) -> Array:
     if self.config.summary == POOLER:
       return self.decide(head, self.pool(hidden, cls), key)
@@ -163,13 +177,17 @@ class TaskLogits(nn.Module):
     return getattr(self.heads, head)(dropout(x, self.config.task_dropout, key))
 
   def touch_tasks(self, hidden: Array, cls: Array) -> None:
-    """Uses every parameter of the heads of words and texts once, for `init`."""
+    """Uses every parameter of the heads of words, texts and mentions once, for `init`."""
+    slots = lambda each: jnp.repeat(cls[..., None], each, axis=2)
     uses = {
       "answer": lambda: self.answer_logits(hidden),
       "tag": lambda: self.tag_logits(hidden),
       "classify": lambda: self.classify_logits(hidden, cls),
       "regress": lambda: self.regress_logits(hidden, cls),
       "choose": lambda: self.choose_logits(hidden, cls),
+      "type": lambda: self.type_logits(hidden, slots(1)),
+      "relate": lambda: self.relate_logits(hidden, slots(2)),
+      "cloze": lambda: self.cloze_logits(hidden, slots(2)),
     }
     for name in self.config.heads_on_top:
       if name in uses:

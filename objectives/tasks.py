@@ -77,7 +77,10 @@ def _texts(encoded: Encoded, batch: Labelled) -> tuple[Array, Array]:
 
 
 def _mentions(encoded: Encoded, batch: Labelled) -> tuple[Array, Array]:
-  return encoded.entities, batch.slots
+  """The entities that stand for mentions; where there are none, the tokens at `spans` or `cls`."""
+  if batch.entities is not None:
+    return encoded.entities, batch.slots
+  return encoded.hidden, batch.cls[..., None] if batch.spans is None else batch.spans
 
 
 KINDS: dict[str, Kind] = {

@@ -100,20 +100,48 @@ def write_tasks(folder, count=8, seed=0):
     answers = [{"text": answer, "answer_start": f" {text} ".index(f" {answer} ")}]
     paragraphs.append({"context": text, "qas": [{"id": f"q{n}", "question": sentence(rng, 3), "answers": answers}]})
   (folder / "squad.json").write_text(json.dumps({"data": [{"title": "Cat", "paragraphs": paragraphs}]}))
+  _write_mentions(folder, count, rng)
   return folder
+
+
+def _write_mentions(folder, count, rng):
+  """Relations between words of a sentence, types of one, gaps that a word of a passage fills, mentions in documents."""
+  relations, typed, passages = [], [], []
+  for n in range(count):
+    first, *between, last = sentence(rng).split()
+    marked = f"<e1>{first}</e1> {' '.join(between)} <e2>{last}</e2>"
+    relations += [f'{n + 1}\t"{marked}"', f"{('Cause-Effect', 'Message-Topic')[n % 2]}(e1,e2)", "Comment:", ""]
+    text, kinds = sentence(rng), (["person"], ["place"], ["person", "artist"])
+    typed.append({"sent": text, "start": 0, "end": text.index(" "), "labels": kinds[n % 3]})
+    words = rng.sample([word for word in WORDS if word not in ("a", "the")], 5)
+    begins = [len(" ".join(words[:i])) + (i > 0) for i in range(3)]
+    spans = [{"start": begin, "end": begin + len(word) - 1} for begin, word in zip(begins, words)]
+    right = spans[n % 3] | {"text": words[n % 3]}
+    asked = {"id": f"q{n}", "query": f"{sentence(rng, 2)} @placeholder", "answers": [right]}
+    passages.append({"passage": {"text": " ".join(words), "entities": spans}, "qas": [asked]})
+  (folder / "semeval.txt").write_text("\n".join(relations) + "\n")
+  (folder / "types.json").write_text(json.dumps(typed))
+  (folder / "record.json").write_text(json.dumps({"data": passages}))
+  documents = []
+  for n in range(count):
+    named = {"sent_id": 0, "pos": [n % 3, n % 3 + 2], "type": ("PER", "LOC")[n % 2]}
+    inner = named | {"pos": [n % 3, n % 3 + 1]}  # lies in the other, and so is none
+    documents.append({"title": "", "sents": [sentence(rng).split()], "vertexSet": [[named], [inner]], "labels": []})
+  (folder / "docred.json").write_text(json.dumps(documents))
 
 
 # Task of each kind -> its training file; the dev file is the same, but for embeddings.
 FILES = {
   "sst2": "sst2.tsv", "rte": "rte.tsv", "stsb": "stsb.tsv", "embed": "embed.tsv", "wnut17": "wnut17.conll",
-  "swag": "swag.csv", "squad": "squad.json",
+  "swag": "swag.csv", "squad": "squad.json", "semeval": "semeval.txt", "open_entity": "types.json",
+  "record": "record.json", "redocred_mentions": "docred.json",
 }  # fmt: skip
 
 
 def settings(task, run, folder, **changes):
   """A run of one update an epoch on all examples, on one device."""
   own = {
-    "init_from": str(run), "task.dir": str(folder), "task.train": FILES[task],
+    "init_from": str(run), "task.dir": str(folder), "task.train": FILES[task], "task.dev_share": 0.0,
     "task.dev": "scored.tsv" if task == "embed" else FILES[task], "batch_size": 8, "optimizer.lr": 3e-3,
     "mesh.data": 1, "log_every": 20, "data.pack": 1, "model.unroll": 1, "model.dropout": 0.0,
     "model.attention_dropout": 0.0,

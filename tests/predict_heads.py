@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from data.batch import Tokens
+from data.tasks.relations import MARKERS
 from data.tokenizers import bytebpe, wordpiece
 from models.published import weights
 from tests.parity_models import random_params
@@ -29,6 +30,8 @@ FOLDERS = {
   "answer": ("spanbert", "answer", ()),
   "answer_roberta": ("roberta", "answer", ()),
   "choose": ("bert", "choose", ()),
+  "relations": ("bert", "relate", ("no_relation", "born_in", "lives_in", "works_for")),
+  "types": ("electra", "type", ("artist", "city", "event", "person")),
 }
 
 
@@ -38,6 +41,7 @@ def folder(base, name):
   family, head, labels = FOLDERS[name]
   texts = [*SENTENCES, PASSAGE]
   tokenizer = bytebpe.train(texts, 300) if family == "roberta" else wordpiece.train(texts * 2, vocab_size=95)
+  tokenizer = tokenizer.with_added(MARKERS) if head in ("relate", "type") else tokenizer
   given = case(family, head, vocab_size=tokenizer.vocab_size, max_positions=POSITIONS)
   params = random_params(given.model, std=0.3)
   weights.save(base / name, family, given.model, params, given.special, tokenizer.save, labels)

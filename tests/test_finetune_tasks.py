@@ -14,11 +14,10 @@ from configs import finetune
 from data.batch import validate as validate_batch
 from data.synthetic import synthetic_batch
 from data.tasks import registry
-from data.tokenizers import wordpiece
 from models.paths import named_leaves
 from models.task_heads import TASK_HEADS
 from tests.finetune_runs import config_of, semeval, settings
-from tests.trained import SENTENCES, SIZES, TITLES, WORDS, luke_run
+from tests.trained import TITLES, WORDS, luke_run
 from trainer.config import flatten, load, stages, to_json
 from trainer.dry_run import dry_run
 from trainer.finetuning import recipe
@@ -57,16 +56,6 @@ def squad(run, **changes):
 
 
 # --- what it starts from ----------------------------------------------------------------------------------------------
-
-
-def test_an_encoder_without_entities_is_refused(tmp_path, run):
-  bert = tmp_path / "bert"
-  bert.mkdir()
-  (bert / "config.json").write_text(to_json(load("configs/bert.py:tiny", SIZES)))
-  wordpiece.train(SENTENCES * 2, vocab_size=100).save(bert / "tokenizer")
-  with pytest.raises(ConfigError) as caught:
-    config_of(run, init_from=str(bert))
-  assert "init_from: task semeval needs a LUKE, got bert" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_table_of_words_may_be_larger_than_the_tokenizer_and_not_smaller(tmp_path, run):

@@ -122,8 +122,6 @@ def test_all_spans_of_a_sentence_in_its_document():
   assert second.spans.tolist() == [[4, 4], [4, 5], [5, 5]] and second.labels.tolist() == [0, 0, 1]
   assert lists(second.mentions) == [[4], [4, 5], [5]] and second.entities.tolist() == [2] * 3
   assert second.slots.tolist() == [[0], [1], [2]] and second.weights.tolist() == [1] * 3
-  plain = SpanRows(entities=False)([document(["a b"])], LETTERS, ("NIL",))[0]
-  assert plain.entities is None and plain.slots is None and plain.spans.tolist() == [[1, 1], [1, 2], [2, 2]]
 
 
 def test_context_is_symmetric_and_the_longer_side_takes_what_is_left():

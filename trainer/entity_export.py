@@ -18,6 +18,7 @@ import numpy as np
 
 from data.entity_vocabulary import EntityVocabulary
 from data.tokenizers import Tokenizer
+from data.tokenizers.added import copied_row
 from models.luke import Luke
 from models.published.luke_files import with_rows
 from models.published.tasks import TASKS, task_of
@@ -75,7 +76,7 @@ def marked(
   if entities is None:
     raise InputError(f"model {source}: has no entity_vocab.json beside its tokenizer, want it; copy it there")
   new = [piece for piece in MARKERS if piece not in tokenizer.vocabulary]
-  words = [_row(tokenizer, MARKERS[piece]) for piece in new]
+  words = [copied_row(tokenizer, MARKERS[piece]) for piece in new]
   wider, row = with_mask2(entities, model.config.entity_vocab_size, tokenizer.kind == "bytebpe")
   if row is not None and row < model.config.entity_vocab_size:
     logging.info("export: %s takes the row of %s, the rarest entity", MASK2, ", ".join(entities.titles([row])))
@@ -85,11 +86,6 @@ def marked(
     logging.info("export: has no pooler; transformers starts one, untrained, which no logits of words or entities use")
   own, grown = with_rows(model, params, words, None if row is None else (row, entities.special.mask))
   return Marked(own, grown, tokenizer.with_added(new) if new else tokenizer, wider)
-
-
-def _row(tokenizer: Tokenizer, piece: str) -> int:
-  """The row of a piece; of the unknown one where a small vocabulary does not have it, as the text itself would get."""
-  return tokenizer.id_of(piece) if piece in tokenizer.vocabulary else tokenizer.special.unk
 
 
 def with_mask2(entities: EntityVocabulary, rows: int, replace: bool) -> tuple[EntityVocabulary, int | None]:

@@ -127,13 +127,11 @@ class SpanRows:
     max_length: tokens of a row.
     max_entities: spans of a row.
     max_mention: pieces of the longest span that is a candidate.
-    entities: False for models without entity inputs: spans and labels only.
   """
 
   max_length: int = 512
   max_entities: int = 128
   max_mention: int = 16
-  entities: bool = True
 
   def __call__(self, examples: Sequence[TaggedDocument], tokenizer: Tokenizer, labels: Sequence[str]) -> list[TaskRow]:
     """Rows of all sentences; `window` is int32[k, 2], the words (first, one past the last) of the row's k spans.
@@ -179,13 +177,19 @@ class SpanRows:
     line = np.arange(len(ids), dtype=np.int32)
     for part in (slice(n, n + size) for n in range(0, len(spans), size)):
       known = np.full(len(kinds[part]), example.spans is not None, np.float32)
-      row = TaskRow(ids, types, kinds[part], known, spans=columns[part].astype(np.int32), example=i, window=spans[part])
-      if self.entities:
-        mentions = tuple(line[a : b + 1] for a, b in columns[part].tolist())
-        slots = np.arange(len(mentions), dtype=np.int32)[:, None]
-        entities = np.full(len(mentions), ENTITIES["[MASK]"], np.int32)
-        row = dataclasses.replace(row, slots=slots, entities=entities, mentions=mentions)
-      yield row
+      mentions = tuple(line[a : b + 1] for a, b in columns[part].tolist())
+      yield TaskRow(
+        ids,
+        types,
+        kinds[part],
+        known,
+        spans=columns[part].astype(np.int32),
+        slots=np.arange(len(mentions), dtype=np.int32)[:, None],
+        entities=np.full(len(mentions), ENTITIES["[MASK]"], np.int32),
+        mentions=mentions,
+        example=i,
+        window=spans[part],
+      )
 
 
 def _candidates(parts: np.ndarray, bounds: tuple[int, int], longest: int) -> np.ndarray:

@@ -274,7 +274,7 @@ TASKS: dict[str, Task] = {
       others=_TAGS,
       files={"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"},
     ),
-    _span_task("redocred_mentions", files=_DOCRED, read=docred.read_documents),
+    _span_task("redocred_mentions", others={"tag": _TAGS["tag"]}, files=_DOCRED, read=docred.read_documents),
     _RECORD,
     _answer_task("squad", unanswerable=False),
     _answer_task("squad2", unanswerable=True),

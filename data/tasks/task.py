@@ -13,6 +13,8 @@ from data.tasks import metrics, tfds_source
 from data.tasks.files import RecordFile
 from data.tasks.rows import TaskError
 
+MENTIONS = ("type", "relate", "cloze")  # heads that read mentions: entities, or the first markers around them
+
 
 @dataclasses.dataclass(frozen=True)
 class Further:
@@ -74,13 +76,18 @@ class Task:
   markers: Mapping[str, str] = dataclasses.field(default_factory=dict)
   others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-  def put(self, head: str) -> Task:
-    """The task, as `find` gives it, put to a kind of head; TaskError where it cannot be."""
-    if head == self.head:
-      return self
-    if head not in self.others:
+  def put(self, head: str, entities: bool = True) -> Task:
+    """The task, as `find` gives it, put to a kind of head; TaskError where it cannot be.
+
+    Args:
+      entities: False for models without entity inputs, which read a mention at its first marker.
+    """
+    if head != self.head and head not in self.others:
       raise TaskError(f"task {self.name}: got head {head!r}, want one of {', '.join((self.head, *self.others))}")
-    return dataclasses.replace(self, head=head, others={}, **self.others[head])
+    task = self if head == self.head else dataclasses.replace(self, head=head, others={}, **self.others[head])
+    if entities or head not in MENTIONS:
+      return task
+    return dataclasses.replace(task, rows=dataclasses.replace(task.rows, entities=False))
 
   def file(self, folder: str | Path, name: str) -> Path | RecordFile:
     """A file in the task's folder, or the split that stands for it in a data set of TFDS; TaskError without the set."""

@@ -39,6 +39,14 @@ def new_pieces(tokenizer: Tokenizer, pieces: Sequence[str], is_name: Callable[[s
   return [piece for piece in dict.fromkeys(pieces) if piece not in tokenizer.vocabulary]
 
 
+def copied_row(tokenizer: Tokenizer, piece: str) -> int:
+  """The row that a new piece copies: that of `piece`, or of SentencePiece's form of it at the beginning of a word; of
+  the unknown piece where a small vocabulary has neither, as a text would get.
+  """
+  known = (each for each in (piece, f"▁{piece}") if each in tokenizer.vocabulary)
+  return next(map(tokenizer.id_of, known), tokenizer.special.unk)
+
+
 def beside(files: Files, vocabulary: Sequence[str], specials: Sequence[str]) -> tuple[list[str], Added]:
   """A vocabulary with the pieces that stand beside it, and which these are, besides the special ones.
 

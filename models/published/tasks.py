@@ -43,23 +43,29 @@ def _two_layers(name: str) -> dict[str, Task]:
   return {"classify": texts, "regress": texts}
 
 
-# Family -> head -> what it is there. transformers has no class for LUKE's cloze (ReCoRD): its head stands under a name
-# of our own beside a LukeModel.
+def _unknown(name: str, *heads: str) -> dict[str, Task]:
+  """Heads that transformers has no class for: they stand under names of our own beside the encoder."""
+  return {head: Task(f"{name}Model", head) for head in heads}
+
+
+_MENTIONS = ("type", "relate", "cloze")
+# Family -> head -> what it is there
 TASKS: dict[str, dict[str, Task]] = {
-  "bert": _tasks("Bert"),
-  "roberta": _tasks("Roberta", **_two_layers("Roberta")),
-  "albert": _tasks("Albert"),
+  "bert": _tasks("Bert", **_unknown("Bert", *_MENTIONS)),
+  "roberta": _tasks("Roberta", **_two_layers("Roberta"), **_unknown("Roberta", *_MENTIONS)),
+  "albert": _tasks("Albert", **_unknown("Albert", *_MENTIONS)),
   "electra": _tasks(
     "Electra",
     **_two_layers("Electra"),
     choose=Task("ElectraForMultipleChoice", "classifier", dense="sequence_summary/summary"),
+    **_unknown("Electra", *_MENTIONS),
   ),
   "luke": {
     "type": Task("LukeForEntityClassification", "classifier", marks="entity_classification"),
     "relate": Task("LukeForEntityPairClassification", "classifier", marks="entity_pair_classification"),
     "spans": Task("LukeForEntitySpanClassification", "classifier", marks="entity_span_classification"),
     **_tasks("Luke"),
-    "cloze": Task("LukeModel", "cloze"),
+    **_unknown("Luke", "cloze"),
   },
 }
 # Keys of config.json that the summary of ELECTRA's choices follows, and their values here and by default there.

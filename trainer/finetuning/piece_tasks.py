@@ -15,6 +15,7 @@ from data.tasks import links, registry
 from data.tasks.batches import Shape
 from data.tasks.files import read_text
 from data.tasks.glue import TextReader
+from data.tasks.task import MENTIONS
 from data.tasks.text_pairs import PairShape
 from data.tokenizers import Tokenizer
 from objectives.tasks import KINDS
@@ -48,6 +49,7 @@ class PieceForm:
   @functools.cached_property
   def digest(self) -> str:
     own = [self.task.head, self.length, self.offsets, self.tokenizer.digest]
+    own += ["markers"] if self.task.head in MENTIONS and not self.task.rows.entities else []
     own += [] if self.links is None else [self.entities.digest, read_text(self.links)]
     return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
@@ -73,7 +75,8 @@ class PieceForm:
 
 def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary | None) -> PieceForm:
   """The form of a config that says its kind of head; ConfigError for keys that the task cannot use."""
-  t, task = config.task, registry.find(config.task.name).put(config.objective.kind)
+  t, reads_entities = config.task, config.model.name == "luke"
+  task = registry.find(t.name).put(config.objective.kind, reads_entities)
   if task.head == EMBED and config.micro_batches > 1:
     raise ConfigError(
       f"config key micro_batches: got {config.micro_batches}, want 1: {t.name} ranks all second texts of a batch"

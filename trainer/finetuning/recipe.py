@@ -22,7 +22,9 @@ from data import entity_vocabulary
 from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tasks import registry
 from data.tasks.rows import ENTITIES, TaskError
+from data.tasks.task import MENTIONS
 from data.tokenizers import Tokenizer, TokenizerError
+from data.tokenizers.added import copied_row
 from models.electra import ElectraConfig
 from models.paths import named_leaves
 from models.published import luke_files, weights
@@ -45,7 +47,6 @@ LENGTH = 512  # of the longest example where data.length is 0
 WORDS = "word_task"  # objective.name of tasks on ELMo
 FAMILIES = ("albert", "bert", "electra", "luke", "roberta", "spanbert")
 ALIKE = {"spanbert": "bert"}  # whose files say that they are the other's
-MENTIONS = ("type", "relate", "spans", "cloze")  # kinds of heads that read a LUKE's entities
 # task.freeze -> patterns of the parameters that stay as they are; the pooler trains with the head
 TABLES = ("^embeddings/", "^entity_embeddings/", "^(discriminator/)?projection/")
 FREEZE = {"": (), "embeddings": TABLES, "encoder": (*TABLES, "^(discriminator/)?layers/")}
@@ -241,14 +242,10 @@ def _check_start(config: ConfigDict, start: Pretrained) -> None:
       f"model={got}, or leave model= out"
     )
   if got != "luke":
-    if kind in MENTIONS:
-      raise ConfigError(
-        f"{key}task {task.name} needs a LUKE, got {got}; want a run of configs/luke.py or published weights of LUKE"
-      )
     for name, plain in (("links", ""), ("queries", 0)):
       if task[name] != plain:
         raise ConfigError(f"config key task.{name}: got {task[name]!r}, want {plain!r}: {got} has no entities")
-  elif start.entities is None and (kind in MENTIONS or task.links):
+  elif start.entities is None and (kind in (*MENTIONS, "spans") or task.links):
     raise ConfigError(f"{key}{config.init_from} has no entity vocabulary, want entity_vocab.json there")
 
 
@@ -304,7 +301,7 @@ def initial_leaves(config: ConfigDict, found: dict[str, Any], fresh: Any) -> dic
     )  # fmt: skip
   tokenizer = with_markers(start.tokenizer, task)
   markers = {
-    tokenizer.id_of(piece): start.tokenizer.id_of(source)
+    tokenizer.id_of(piece): copied_row(start.tokenizer, source)
     for piece, source in task.markers.items()
     if piece not in start.tokenizer.vocabulary
   }

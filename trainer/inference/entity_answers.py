@@ -1,4 +1,7 @@
-"""What a LUKE's heads say of mentions: titles for masked ones, the relation between two, the types of one."""
+"""What models say of mentions: a LUKE's titles for masked ones; the relation between two, the types of one.
+
+Of a LUKE a mention is an entity; other encoders read it at its first marker, as their task's own rows have it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.entity_text import EntityText
+from models.luke import Luke
 from trainer.inference.answers import Blank, blanks_of, need
+from trainer.inference.marker_answers import at_markers
 from trainer.inference.mentions import Remark, entities_of, entity_batch, remarks, whole, with_mentions
 from trainer.inference.running import Report, columns_of, run
+from trainer.inference.task_logits import with_head
 from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
@@ -178,14 +184,13 @@ def relate(
   Raises:
     InputError: the model has no such head; spans do not fit; a text is longer than `max_length`.
   """
-  labels = _labels(loaded, "relate", "tells relations", "tacred")
+  own = _tuned(loaded, "relate", "tells relations", "tacred")
+  labels = own.names()
   if not 1 <= top <= len(labels):
     raise InputError(f"top: got {top}, want a number from 1 to {len(labels)}, the relations that there are")
-  found = with_mentions(loaded, texts, spans, task="relate")
-  odd = remarks(found, spans)
-  rows, longest = whole(loaded, found, max_length, odd)
-  shares = _decided(loaded, found, rows, "relate", batch_size, longest, report)
-  return [Decision(_best(labels, own, top), of_text) for own, of_text in zip(shares, odd, strict=True)]
+  _check_spans(texts, spans, "relate")
+  shares, odd = _decided(own, texts, spans, "relate", range(len(texts)), batch_size, max_length, report)
+  return [Decision(_best(labels, each, top), of_text) for each, of_text in zip(shares, odd, strict=True)]
 
 
 def types(
@@ -202,32 +207,56 @@ def types(
   Raises:
     InputError: the model has no such head; spans do not fit; a text is longer than `max_length`.
   """
-  labels = _labels(loaded, "type", "tells types", "open_entity")
+  tuned = _tuned(loaded, "type", "tells types", "open_entity")
+  labels = tuned.names()
   if top is not None and not 1 <= top <= len(labels):
     raise InputError(f"top: got {top}, want a number from 1 to {len(labels)}, the types that there are")
-  if len(spans) != len(texts):
-    raise InputError(f"spans: got those of {len(spans)} texts, want {len(texts)}; give a list for each text")
-  for i, (text, own) in enumerate(zip(texts, spans)):
-    check(f"text {i + 1}", text, own, None, None)
+  _check_spans(texts, spans, None)
   numbers = [i for i, own in enumerate(spans) for _ in own]
   alone = [[span] for own in spans for span in own]
-  found = with_mentions(loaded, [texts[i] for i in numbers], alone, task="type")
-  odd = remarks(found, alone, numbers)
-  rows, longest = whole(loaded, found, max_length, odd, numbers)
-  shares = _decided(loaded, found, rows, "type", batch_size, longest, report)
-  counts = (shares > 0.5).sum(axis=1).tolist() if top is None else [top] * len(rows)
+  each = [texts[i] for i in numbers]
+  shares, odd = _decided(tuned, each, alone, "type", numbers, batch_size, max_length, report)
+  counts = (shares > 0.5).sum(axis=1).tolist() if top is None else [top] * len(each)
   made = iter(Decision(_best(labels, *own), of_text) for *own, of_text in zip(shares, counts, odd, strict=True))
   return [[next(made) for _ in own] for own in spans]
 
 
-def _labels(loaded: Loaded, head: str, what: str, task: str) -> tuple[str, ...]:
-  """Names of the classes of a task's head; raises InputError where the model has none, or they do not fit."""
-  need(loaded, head, f"a head that {what}, as configs/finetune.py:{task} trains on a LUKE")
-  own = loaded if isinstance(loaded, Tuned) else Tuned(**vars(loaded))
-  return own.names()
+def _tuned(loaded: Loaded, head: str, what: str, task: str) -> Tuned:
+  """The model with the names of its classes; raises InputError where it has no such head."""
+  what = f"a head that {what}, as configs/finetune.py:{task} trains it"
+  if not isinstance(loaded.model, Luke):
+    return with_head(loaded, (head,), what)
+  need(loaded, head, what)
+  return loaded if isinstance(loaded, Tuned) else Tuned(**vars(loaded))
+
+
+def _check_spans(texts: Sequence[str], spans: Sequence[Sequence[Span]], task: str | None) -> None:
+  if len(spans) != len(texts):
+    raise InputError(f"spans: got those of {len(spans)} texts, want {len(texts)}; give a list for each text")
+  for i, (text, own) in enumerate(zip(texts, spans)):
+    check(f"text {i + 1}", text, own, None, task)
 
 
 def _decided(
+  own: Tuned,
+  texts: Sequence[str],
+  spans: Sequence[Sequence[Span]],
+  head: str,
+  numbers: Sequence[int],
+  batch_size: int,
+  max_length: int | None,
+  report: Report | None,
+) -> tuple[np.ndarray, list[list[Remark]]]:
+  """(float[N, n], the probability of each class; what is odd about each text's spans). numbers: of the texts."""
+  if isinstance(own.model, Luke):
+    found = with_mentions(own, texts, spans, task=head)
+    odd = remarks(found, spans, numbers)
+    ids, longest = whole(own, found, max_length, odd, numbers)
+    return _of_entities(own, found, ids, head, batch_size, longest, report), odd
+  return at_markers(own, texts, spans, head, numbers, batch_size, max_length, report)
+
+
+def _of_entities(
   loaded: Loaded,
   found: Sequence[EntityText],
   rows: list[np.ndarray],

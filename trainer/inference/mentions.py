@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.batch import Entities
-from data.entity_spans import EntityTextError
+from data.entity_spans import EntityTextError, SpanNote
 from data.entity_text import EntityText, Limits, encode_all
 from data.entity_vocabulary import EntityVocabulary
 from models.luke import LukeConfig
@@ -115,14 +115,27 @@ def whole(
   """(rows of ids, columns of the longest that is allowed); raises InputError for what is longer or loses a mention."""
   rows = [each.ids for each in found]
   longest = refuse_long(rows, longest_of(loaded, max_length), numbers)
-  lost = next((remark for own in odd for remark in own if remark.lost), None)
-  if lost is not None:
-    raise InputError(f"text {lost.text + 1}: {lost}, want a mention; give the span of a word, or leave it out")
+  refuse_lost(odd)
   return rows, longest
 
 
+def refuse_lost(odd: Sequence[Sequence[Remark]]) -> None:
+  """Raises InputError where a span became no mention."""
+  lost = next((remark for own in odd for remark in own if remark.lost), None)
+  if lost is not None:
+    raise InputError(f"text {lost.text + 1}: {lost}, want a mention; give the span of a word, or leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanNotes:
+  """What `remarks` reads of an `EntityText`."""
+
+  lost: tuple[SpanNote, ...]
+  warnings: tuple[SpanNote, ...]
+
+
 def remarks(
-  found: Sequence[EntityText], spans: Sequence[Sequence[Span]], numbers: Sequence[int] | None = None
+  found: Sequence[EntityText | SpanNotes], spans: Sequence[Sequence[Span]], numbers: Sequence[int] | None = None
 ) -> list[list[Remark]]:
   """What is odd about the spans of each text, in their order, spans that were lost among them.
 

@@ -33,7 +33,7 @@ WORDS = ("tag", "spans", "words_tag"), "a head that finds entities, as conll2003
 ANSWERS = ("answer",), "a head that answers questions, as squad trains it"
 CHOICES = ("choose",), "a head that chooses, as swag trains it"
 _UNSAID = ("O",)  # all the labels of examples that nobody labelled
-_WHOLE = 1 << 30  # tokens; no text has so many
+WHOLE = 1 << 30  # tokens; no text has so many
 
 
 def with_head(loaded: Loaded, heads: tuple[str, ...], what: str) -> Tuned:
@@ -66,7 +66,7 @@ def rows_of(own: Tuned, examples: Sequence, longest: int) -> list:
 
 def fitting_rows(own: Tuned, examples: Sequence, longest: int, cut: bool) -> tuple[list, set[int]]:
   """(rows of examples that have one each, numbers of those that are cut); raises InputError where none may be."""
-  rows = rows_of(own, examples, _WHOLE)
+  rows = rows_of(own, examples, WHOLE)
   sizes = [row.longest if own.words is None else len(row) - 2 for row in rows]
   long = [i for i, size in enumerate(sizes) if size > longest]
   if long and not cut:

@@ -10,6 +10,7 @@ from data.tasks.answers import AnswerDecoder
 from data.tasks.glue import TextReader
 from data.tasks.rows import TaskError
 from data.tasks.task import Task
+from models.luke import Luke
 from models.published import files
 from models.published.luke_files import is_archive
 from models.published.tasks import labels_of, task_of
@@ -24,6 +25,8 @@ from trainer.texts import InputError
 _LIKE = {
   "answer": "squad", "choose": "swag", "classify": "sst2", "regress": "stsb", "spans": "conll2003", "tag": "conll2003",
 }  # fmt: skip
+# The same of encoders that read mentions at their markers
+_MARKED = {"cloze": "record", "relate": "tacred", "type": "open_entity"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +35,8 @@ class Tuned(Loaded):
 
   labels: names of its classes; () where nothing names them.
   spaced: texts with spans begin as after a space, as its task's texts did when it was trained here.
-  task: put to its head, the one that it was trained on here or, of published weights, one like it; None for heads of
-    mentions.
+  task: put to its head, the one that it was trained on here or, of published weights, one like it; None for a LUKE's
+    heads of mentions.
   texts: 1, or 2 for pairs, of its task's examples; None where nothing says.
   words: how a network on an ELMo reads words; None for models of pieces.
   """
@@ -73,17 +76,19 @@ def tuned(loaded: Loaded, folder: Path) -> Loaded:
   head = head_of(loaded)
   if head is None:
     return loaded
-  fields = vars(loaded)
+  fields, entities = vars(loaded), isinstance(loaded.model, Luke)
+  like = _LIKE if entities else _LIKE | _MARKED
   if is_published(folder):
     labels = () if is_archive(folder) else labels_of(files.read_config(folder))
-    return Tuned(**fields, labels=labels, task=registry.find(_LIKE[head]).put(head) if head in _LIKE else None)
+    task = registry.find(like[head]).put(head, entities) if head in like else None
+    return Tuned(**fields, labels=labels, task=task)
   config = read_config(folder)
   found = Tuned(**fields, labels=tuple(config.objective.labels), spaced=True)
   words = word_form(config, folder) if isinstance(loaded.model, TaskNetwork) else None
-  if words is None and head not in _LIKE:
+  if words is None and head not in like:
     return found
   try:
-    task = registry.find(config.task.name).put(head) if words is None else words.task
+    task = registry.find(config.task.name).put(head, entities) if words is None else words.task
   except TaskError as error:
     raise InputError(f"model {folder}: config.json: {error}") from None
   if isinstance(task.decode, AnswerDecoder):
