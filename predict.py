@@ -14,13 +14,16 @@ models that are fine-tuned on a task, texts of any number:
     python predict.py answer   --model=DIR --question=TEXT --context=FILE --top=3   answers in a passage of any length
     python predict.py choose   --model=DIR --text=TEXT --choice=TEXT --choice=TEXT   which of them goes with the text?
 
-a LUKE on mentions, which are spans of characters, the end not included:
+the same of mentions, which are spans of characters, the end not included:
 
-    python predict.py fill     --model=DIR --text="Beyoncé lives in Los Angeles." --spans=0:7,17:28
-                               --titles="Beyoncé,[MASK]"                   likeliest titles for each masked span
     python predict.py relate   --model=DIR --text="Taro lives in Tokyo." --head=0:4 --tail=14:19
                                                                            which relation holds between the two?
     python predict.py type     --model=DIR --text="Taro lives in Tokyo." --spans=0:4,14:19   of which types are they?
+
+a LUKE on mentions:
+
+    python predict.py fill     --model=DIR --text="Beyoncé lives in Los Angeles." --spans=0:7,17:28
+                               --titles="Beyoncé,[MASK]"                   likeliest titles for each masked span
     python predict.py encode   --model=DIR --input=FILE.jsonl --output=OUT.npz   states of entities as well
 
 and an ELMo on whole words:

@@ -112,7 +112,7 @@ class Labelled:
   labels: Array = dims("B K")  # classes, or columns; 0 where `several` says what is true
   weights: Array = dims("B K", "float")  # 0 = padding
   cls: Array | None = dims("B K", optional=True)  # columns the labels stand on, where they stand on tokens
-  spans: Array | None = dims("B K 2", optional=True)  # first and last column, where they stand on spans
+  spans: Array | None = dims("B K 2", optional=True)  # first and last column of a span, or those of two markers
   slots: Array | None = dims("B K A", optional=True)  # slots of `entities`, where they stand on A mentions
   several: Array | None = dims("B K C", "float", optional=True)  # 0 or 1 for each class, where several may be true
   entities: Entities | None = None

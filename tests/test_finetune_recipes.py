@@ -32,6 +32,8 @@ def numbers(variant):
     ("stsb,model=electra_small", (32, 3e-4, 10, 0.1, 0.0, 0.999, 0.8, 1.0)),
     ("squad,model=electra_large", (32, 5e-5, 2, 0.1, 0.0, 0.999, 0.9, 1.0)),
     ("cola,model=spanbert", (32, 2e-5, 4, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("tacred,model=spanbert", (32, 2e-5, 10, 0.1, 0.01, 0.999, 1.0, 1.0)),
+    ("redocred_mentions,model=bert", (32, 5e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),
     ("tacred,model=luke", (32, 1e-5, 5, 0.06, 0.01, 0.98, 1.0, 0.0)),
     ("conll2003", (8, 1e-5, 5, 0.06, 0.01, 0.98, 1.0, 0.0)),
     ("conll2003,model=bert", (32, 5e-5, 3, 0.1, 0.01, 0.999, 1.0, 1.0)),

@@ -9,13 +9,13 @@ and a fine-tuned one on what its task asks; tags, answers and labels have probab
     labels = classify(load_model("runs/sst2"), ["A fine film.", "A dull one."])  # labels[0].labels[0].label
     tagged = tag(load_model("runs/wnut17"), ["Taro lives in Tokyo ."])  # tagged[0].spans[0].text, .type, .start, .end
     found = answer(load_model("runs/squad"), ["Who sat?"], ["The cat sat."])  # found[0].text, found[0].answers[0].start
+    decided = relate(tuned, ["Taro lives in Tokyo."], [[(0, 4), (14, 19)]])  # decided[0].labels[0].label
+    decided = types(tuned, ["Taro lives in Tokyo."], [[(0, 4)]])  # decided[0][0].labels
 
 and a LUKE on mentions, spans of characters in each text:
 
     states = encode(model, ["Beyoncé sings."], spans=[[(0, 7)]], titles=[["Beyoncé"]]).entities  # [1, 1, D]
     filled = fill_entities(model, ["Beyoncé sings."], [[(0, 7)]])  # filled[0].entities[0].candidates[0].title
-    decided = relate(tuned, ["Taro lives in Tokyo."], [[(0, 4), (14, 19)]])  # decided[0].labels[0].label
-    decided = types(tuned, ["Taro lives in Tokyo."], [[(0, 4)]])  # decided[0][0].labels
 
 and an ELMo on words, whose layers are those of the language models in both directions:
 
