@@ -276,6 +276,7 @@ def update(objective, micro_batches, mesh):
   return named_leaves(jax.device_get(state.params))
 
 
+@pytest.mark.slow
 def test_sampling_on_4x2_devices_in_4_micro_batches_gives_the_update_of_the_whole_batch():
   objective, got = make(), update(make(), 4, (4, 2))
   counts, terms = objective.counts(batch_of()), gradients(objective)

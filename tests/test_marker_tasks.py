@@ -1,5 +1,6 @@
 """Tasks on mentions by encoders without entities: what their heads read, where they start, runs, and what these say."""
 
+import itertools
 import json
 import shutil
 import types
@@ -34,6 +35,13 @@ pytestmark = pytest.mark.usefixtures("own_logging")
 LABELS = tuple(f"c{i}" for i in range(CLASSES))
 MENTIONS = {"semeval": ("relate", ("<ent>", "<ent2>")), "open_entity": ("type", ("<ent>",)),
             "record": ("cloze", ("[HIGHLIGHT]", "[PLACEHOLDER]", "[ENTITY]"))}  # fmt: skip
+
+
+def each_with(families, others):
+  """Pairs of all, in which each family has one of the others by turns in the default suite."""
+  pairs = itertools.product(enumerate(families), enumerate(others))
+  slow = lambda i, j: [] if i % len(others) == j else [pytest.mark.slow]
+  return [pytest.param(family, other, marks=slow(i, j)) for (i, family), (j, other) in pairs]
 
 
 # --- what heads read --------------------------------------------------------------------------------------------------
@@ -112,8 +120,7 @@ def started(place, family):
   return place / family if (place / family).is_dir() else encoder_run(family, place / family)
 
 
-@pytest.mark.parametrize("family", [*BODIES, "albert_sentencepiece"])
-@pytest.mark.parametrize("task", MENTIONS)
+@pytest.mark.parametrize(("family", "task"), each_with([*BODIES, "albert_sentencepiece"], list(MENTIONS)))
 def test_every_encoder_resolves_with_the_markers_behind_its_vocabulary(place, family, task):
   """A new piece begins as a copy of the row that it is said to, of the unknown one where there is none such."""
   name, _, kind = family.partition("_")
@@ -192,8 +199,7 @@ def test_a_run_says_of_its_dev_file_what_its_predictions_say(done, capsys, tmp_p
       assert one["probability"] == pytest.approx(line["probability"], abs=1e-4)
 
 
-@pytest.mark.parametrize("family", BODIES)
-@pytest.mark.parametrize("head", ["relate", "type", "cloze"])
+@pytest.mark.parametrize(("family", "head"), each_with(list(BODIES), ["relate", "type", "cloze"]))
 def test_what_is_exported_comes_back(family, head, tmp_path):
   given = case(family, head)
   params = random_params(given.model)
