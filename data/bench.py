@@ -210,12 +210,12 @@ def main(arguments: list[str]) -> int:
   flags = parser.parse_args(arguments)
   try:
     options = Options(flags.format, flags.length, flags.packed)
-    wiki = articles_per_second(flags.articles, flags.seed) if flags.articles else {}
-    for name, rate in wiki.items():
-      print(f"{name:>24} {rate:8.0f} {'links' if name == 'links' else 'articles'}/s", file=sys.stderr)
     print("data.bench: reading the store", file=sys.stderr)
     synthetic = (flags.tokens, flags.vocab_size, flags.seed)
     store = open_store(flags.store, flags.split) if flags.store else synthetic_store(*synthetic)
+    wiki = articles_per_second(flags.articles, flags.seed) if flags.articles else {}
+    for name, rate in wiki.items():
+      print(f"{name:>24} {rate:8.0f} {'links' if name == 'links' else 'articles'}/s", file=sys.stderr)
     print(f"data.bench: measuring on {len(store.tokens)} tokens, one core", file=sys.stderr)
     if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere NumPy's element-wise work is on one core as it is
       os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -60,7 +60,10 @@ def evaluated(apply, params):
   return outputs, gradient
 
 
-@pytest.mark.parametrize("mode", MODES)
+TWO_BLOCKS = pytest.param("groups with two inner blocks", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("mode", [TWO_BLOCKS if mode == TWO_BLOCKS.values[0] else mode for mode in MODES])
 def test_stack_equals_a_python_loop_in_outputs_and_gradients(mode):
   sharing, *_ = MODES[mode]
   stack, params, x, mask = build(sharing)
