@@ -262,12 +262,14 @@ def squad(path, *names, answers=({"text": "b", "answer_start": 0},)):
   path.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "b c", "qas": asked}]}]}))
 
 
-def test_a_test_file_without_labels_is_only_answered(tmp_path):
-  """By its official name where GLUE has one for it; where nothing is written it is of no use."""
+def test_a_test_file_without_labels_is_only_answered(tmp_path, caplog):
+  """Which the log says; where nothing is written it is of no use."""
   for file in ("train-v2.0.json", "dev-v2.0.json"):
     squad(tmp_path / file, "q")
   squad(tmp_path / "test.json", "p", "r", answers=())
-  data = read(tmp_path, "squad2", test="test.json")
+  with caplog.at_level("INFO"):
+    data = read(tmp_path, "squad2", test="test.json")
+  assert f"task squad2: {tmp_path}/test.json says no answers: it is answered at the end, not scored" in caplog.messages
   assert (data.test, list(data.blind)) == (None, ["test"])
   assert [row.weights.tolist() for row in data.blind["test"].rows] == [[0, 0], [0, 0]]
   with pytest.raises(TaskError, match="test.json, article 0, question p: says no answer, want one to score"):

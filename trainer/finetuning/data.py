@@ -172,6 +172,7 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   own = [splits.pop(name, None) for name in ("dev", "test")]
   blind = _blind(task, rows, labels, settings)
   if answered:
+    logging.info("task %s: %s says no answers: it is answered at the end, not scored", task.name, settings.file("test"))
     blind[answered] = _built(task, test, rows(test, labels), settings)
   return TaskData(task, labels, rows(train, labels), *own, splits, blind, _fingerprint(settings, form))
 
