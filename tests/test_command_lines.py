@@ -1,8 +1,7 @@
-"""Command lines: flags and configs out of them, and each mistake one line, in seconds and without jax."""
+"""Command lines: flags and configs out of them, and each mistake one line, without waiting for jax."""
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,40 +53,39 @@ def test_a_wrong_command_line_is_one_line(arguments, parts):
   assert all(part in line for part in parts), line
 
 
+# Seconds are the machine's affair; that a mistake is told before jax is imported is ours.
 PROGRAM = """
 import sys
 from trainer.command import Flag, parse_or_exit
-command = parse_or_exit((Flag("workdir", "", "where the run lives"),), "Trains.")
-assert "jax" not in sys.modules and "flax" not in sys.modules
+try:
+  command = parse_or_exit((Flag("workdir", "", "where the run lives"),), "Trains.")
+finally:
+  assert "jax" not in sys.modules and "flax" not in sys.modules
 print(command.config.model.layers)
 """
 
 
 def run(*arguments):
-  start = time.monotonic()
   command = [sys.executable, "-c", PROGRAM, *arguments]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-  return done, time.monotonic() - start
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_wrong_config_ends_a_program_in_seconds_with_one_line_and_code_2():
-  done, seconds = run("--config=configs/bert.py:tiny", "--config.modle.hiden=3")
+def test_a_wrong_config_ends_a_program_with_one_line_and_code_2_before_jax_is_imported():
+  done = run("--config=configs/bert.py:tiny", "--config.modle.hiden=3")
   assert (done.returncode, done.stdout) == (2, "")
   assert len(done.stderr.splitlines()) == 1
   assert "modle.hiden" in done.stderr
   assert "model.hidden" in done.stderr
   assert "configs/bert.py:tiny" in done.stderr
-  assert seconds < 5
 
 
 def test_loading_and_checking_a_config_imports_no_jax():
-  done, seconds = run("--config=configs/bert.py:tiny", "--config.model.layers=3")
+  done = run("--config=configs/bert.py:tiny", "--config.model.layers=3")
   assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
-  assert seconds < 5
 
 
 def test_help_names_the_flags():
-  done, _ = run("--help")
+  done = run("--help")
   assert done.returncode == 0
   assert "--workdir" in done.stdout
   assert "--config.KEY=VALUE" in done.stdout

@@ -239,7 +239,9 @@ def test_bench_ends_with_one_json_line_of_tokens_per_second():
   stages = ["building", "reading"] + [f"{w}_{s}" for s in masking.STRATEGIES for w in ("masking", "end_to_end")]
   assert sorted(result["tokens_per_second"]) == sorted(stages)
   speeds = result["tokens_per_second"]
-  assert 0 < speeds["end_to_end_token"] < min(speeds["building"], speeds["reading"], speeds["masking_token"])
+  # An epoch's seconds contain the building's; how fast the stages are beside each other is the machine's affair.
+  assert all(0 < speeds[f"end_to_end_{strategy}"] < speeds["building"] for strategy in masking.STRATEGIES)
+  assert min(speeds.values()) > 0
 
 
 def test_bench_refuses_what_it_cannot_read_with_one_line(tmp_path, capsys):
