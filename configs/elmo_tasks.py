@@ -10,8 +10,9 @@ evaluation on the dev file, whose figure chooses the epoch; the test file, where
 end with the parameters that were chosen: `test/f1` and the like.
 
 Tasks: named entities (conll2003, wnut17: BiLSTM and CRF), classes of a sentence (sst2, sst5, cola: BiLSTM, maximum and
-mean over its words), of a pair of sentences (snli, mnli: aligned by attention, Chen et al. 2017). Settings, after the
-task:
+mean over its words), of a pair of sentences (snli, mnli, qnli, rte, mrpc, qqp, wnli; a number in stsb: aligned by
+attention, Chen et al. 2017), answers in passages (squad, squad2: attention between question and passage and of the
+passage to itself, Clark and Gardner 2018). Settings, after the task:
 
     place=input | output | both | none     where ELMo's vectors stand beside what is there
     mixture=learned | equal | top | first | 0 | 1 | 2 ...     of layers, at each place of its own: weights that are
@@ -31,10 +32,13 @@ from configs import common
 # Head, batch, rate, epochs, figure of the best epoch, lambda; hidden size and layers of the encoder, dropout of ELMo's
 # vectors, where they stand, word vectors, norm of the gradient. AllenNLP's ner_elmo, biattentive_classification_network
 # and esim_elmo configurations, without their early stop; two places for SNLI and its lambda, and dropout of ELMo's
-# vectors, by Peters et al. 2018. AllenNLP's ESIM stops by itself far before its 75 epochs.
+# vectors, by Peters et al. 2018. AllenNLP's ESIM stops by itself far before its 75 epochs. Of answers batch, epochs,
+# sizes and dropout of the authors' program (90 columns of GRUs there, and Adadelta), rate, b2 and clip of AllenNLP's
+# bidaf_elmo, lambda by section 5.1.
 NER = ("crf", 64, 1e-3, 75, "f1", 0.1, 200, 2, 0.5, "input", "tuned", 5.0)
 SENTENCE = ("classify", 100, 1e-3, 40, "accuracy", 0.001, 300, 1, 0.5, "input", "frozen", 5.0)
 PAIR = ("pair", 32, 4e-4, 15, "accuracy", 0.001, 300, 1, 0.5, "both", "frozen", 10.0)
+ANSWER = ("answer", 45, 1e-3, 24, "f1", 0.001, 90, 1, 0.5, "both", "frozen", 5.0)
 RECIPES = {
   "conll2003": NER,
   "wnut17": NER,
@@ -43,6 +47,14 @@ RECIPES = {
   "cola": (*SENTENCE[:4], "matthews", *SENTENCE[5:]),
   "snli": PAIR,
   "mnli": PAIR,
+  "qnli": PAIR,  # SNLI's, as of all pairs below
+  "rte": PAIR,
+  "wnli": PAIR,
+  "mrpc": PAIR,
+  "qqp": PAIR,
+  "stsb": ("regress", *PAIR[1:4], "spearman", *PAIR[5:]),
+  "squad": ANSWER,
+  "squad2": (*ANSWER[:4], "best_f1", *ANSWER[5:]),
 }
 SETTINGS = {
   "place": ("input", "output", "both", "none"),
@@ -63,9 +75,12 @@ def get_config(variant="wnut17"):
   config.eval_every = 0  # 0 = once an epoch
   config.save_every = 0  # 0 = once an epoch
   config.log_every = 50
+  answers = head == "answer"
+  if answers and chosen.get("network") == "linear":
+    raise common.VariantError(f"setting 'network': got linear for {name}, want lstm: a passage has to be read")
   config.task = _task(name, epochs, chosen.get("bilm", "frozen"))
   config.data = common.ConfigDict()
-  config.data.length = 256  # words of a sentence at most
+  config.data.length = 382 if answers else 256  # words of a sentence at most, of a passage those of a window
   config.data.workers = 0  # threads that make batches; 0 = one
   config.data.prefetch = 4  # batches made ahead of the step
   config.model = common.ConfigDict()
@@ -80,7 +95,7 @@ def get_config(variant="wnut17"):
   config.model.encoder = "lstm"
   config.model.hidden = hidden  # of each direction
   config.model.layers = layers
-  config.model.dropout = 0.5
+  config.model.dropout = 0.2 if answers else 0.5
   config.objective = common.objective("word_task")
   config.objective.kind = head
   config.objective.labels = ()  # names of its classes, from the training file
@@ -89,6 +104,7 @@ def get_config(variant="wnut17"):
   config.optimizer.lr = rate
   config.optimizer.eps = 1e-8
   config.optimizer.bias_correction = True
+  config.optimizer.b2 = 0.9 if answers else 0.999
   config.optimizer.weight_decay = 0.0  # Adam
   config.optimizer.schedule = "constant"
   config.optimizer.clip = clip
@@ -108,6 +124,7 @@ def _task(name, epochs, bilm):
   task.dev = ""  # file in it; empty = the official name
   task.test = ""  # file in it; empty = the official name, if there is such a file
   task.dev_share = 0.0  # held out of the training file
+  task.offsets = "exact"  # squad: exact | nearest, where answers may stand beside the offsets of the file
   task.limit = 0  # first training examples; 0 = all
   task.epochs = epochs
   task.patience = 0  # evaluations without a better select_by that end the run; 0 = all epochs

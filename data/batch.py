@@ -130,8 +130,11 @@ class LabelledWords:
   index: Array = dims("B A L")  # row of `words` of the row's group; A sentences of an example
   lengths: Array = dims("B A")  # columns of a sentence, boundaries counted; 0 = no such sentence
   ids: Array = dims("B A L")  # row of the table of word vectors; 0 = none (boundaries, padding), 1 = an unknown word
-  labels: Array = dims("B K")  # classes; of tags label k is that of the word in column k + 1 of sentence 0
+  # Classes; of tags label k is that of the word in column k + 1 of sentence 0; of an answer the columns of sentence 0
+  # where it begins and ends, 0 for none; 0 where `several` says what is true
+  labels: Array = dims("B K")
   weights: Array = dims("B K", "float")  # 0 = padding
+  several: Array | None = dims("B K 1", "float", optional=True)  # a number to predict
 
 
 FIRST, SECOND, NEGATIVE = 0, 1, 2  # sides of a pair; a negative is nobody's second, and one for all

@@ -2,12 +2,13 @@
 
 ELMo's vectors enter beside the word vectors (`input`), beside what the network's LSTMs say (`output`), or at both
 places, each with a mix of its own. Heads: classes of a sentence, tags of its words, tags decided together by a CRF,
-classes of a pair. The language model starts each sentence from an empty state, so that a sentence has one answer.
+classes of a pair or a number, where in a passage the answer to a question stands. The language model starts each
+sentence from an empty state, so that a sentence has one answer.
 
-Dropout stands on word vectors, between LSTM layers, on what they say of a word that is tagged, and on what is pooled;
-ELMo's vectors have a rate of their own. Kernels begin Glorot uniform and biases at zeros, as in AllenNLP's ESIM, but
-for LSTMs (`models/lstm.py`), CRFs (`models/crf.py`), and word vectors that no file gives: uniform in +-sqrt(3 / size)
-(Ma and Hovy 2016).
+Dropout stands on word vectors, between LSTM layers, on what they say of a word that is tagged or may be an answer's,
+and on what is pooled; ELMo's vectors have a rate of their own. Kernels begin Glorot uniform and biases at zeros, as in
+AllenNLP's ESIM, but for LSTMs (`models/lstm.py`), CRFs (`models/crf.py`), and word vectors that no file gives: uniform
+in +-sqrt(3 / size) (Ma and Hovy 2016).
 
 Dimension letters: B rows, A sentences of a row, L columns with both boundaries, K words (L - 2), D width.
 """
@@ -28,11 +29,14 @@ from models.elmo import Elmo, ElmoConfig
 from models.esim import ESIM_AXES, Esim, compare, max_of_words, mean_of_words
 from models.layers import Array, Dense, Table, dropout, split_key
 from models.lstm import BiLstm, glorot, lstm_axes
+from models.passage_reader import READER_AXES, PassageReader
 from models.scalar_mix import ScalarMix, mix_axes, mixed_layers
 
 PLACES = {"none": (), "input": ("input",), "output": ("output",), "both": ("input", "output")}
 ENCODERS = ("lstm", "none")
-HEADS = ("classify", "tag", "crf", "pair")
+HEADS = ("classify", "tag", "crf", "pair", "regress", "answer")
+ALIGNED = ("pair", "regress")  # heads that read two sentences against each other
+UNNAMED = {"regress": 1, "answer": 2}  # heads whose outputs are no classes, and how many these are
 
 
 class TaskNetworkError(ValueError):
@@ -52,8 +56,8 @@ class TaskNetworkConfig:
     encoder: `lstm`, or `none`: the head reads the vectors themselves, a linear probe.
     hidden: of LSTMs in one direction, and of a pair's dense layers. layers: of LSTMs.
     dropout: of all but ELMo's vectors.
-    head: one of HEADS.
-    labels: names of the classes.
+    head: one of HEADS; `pair` has classes of two sentences, `regress` a number, `answer` a first and a last word.
+    labels: names of the classes, where there are such.
     dtype: of matrix products.
   """
 
@@ -80,7 +84,9 @@ class TaskNetworkConfig:
       raise TaskNetworkError(f"bilm: got none with place={self.place}, want a language model, or place=none")
     if not self.vectors and "input" not in self.places:
       raise TaskNetworkError(f"vectors: got none with place={self.place}, want word vectors, or place=input or both")
-    if len(self.labels) < 2:
+    if self.head == "answer" and self.encoder == "none":
+      raise TaskNetworkError("encoder: got none with head=answer, want lstm: a passage has to be read")
+    if self.head not in UNNAMED and len(self.labels) < 2:
       raise TaskNetworkError(f"labels: got {len(self.labels)}, want at least 2 classes to choose from")
     if self.places:
       mixed_layers(self.mixture, self.bilm.layers)
@@ -92,7 +98,17 @@ class TaskNetworkConfig:
 
   @property
   def classes(self) -> int:
-    return len(self.labels)
+    """0 where outputs are none."""
+    return 0 if self.head in UNNAMED else len(self.labels)
+
+  @property
+  def outputs(self) -> int:
+    return self.classes or UNNAMED[self.head]
+
+  @property
+  def sentences(self) -> int:
+    """Of an example."""
+    return 2 if self.head in (*ALIGNED, "answer") else 1
 
   @property
   def by_word(self) -> bool:
@@ -102,7 +118,7 @@ class TaskNetworkConfig:
   @property
   def aligns(self) -> bool:
     """Whether a pair is read as by ESIM; a probe compares two means instead."""
-    return self.head == "pair" and self.encoder == "lstm"
+    return self.head in ALIGNED and self.encoder == "lstm"
 
   @property
   def elmo_size(self) -> int:
@@ -125,7 +141,7 @@ class TaskNetworkConfig:
     """Width of what the last layer reads."""
     if self.aligns:
       return self.hidden
-    if self.head == "pair":
+    if self.head in ALIGNED:
       return 4 * self.encoded_size
     return self.encoded_size * (2 if self.head == "classify" and self.encoder == "lstm" else 1)
 
@@ -143,16 +159,16 @@ class Mixes(nn.Module):
 
 
 class Heads(nn.Module):
-  """The last layer, below heads/: [..., inputs] -> float32 logits [..., classes]."""
+  """The last layer, below heads/: [..., inputs] -> float32 [..., outputs]."""
 
   inputs: int
-  classes: int
-  kind: str  # tag or classify
+  outputs: int
+  kind: str  # tag, classify or regress
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    sizes = (self.inputs,), (self.classes,)
-    return Dense(*sizes, glorot(self.inputs, self.classes), jnp.float32, name=self.kind)(x)
+    sizes = (self.inputs,), (self.outputs,)
+    return Dense(*sizes, glorot(self.inputs, self.outputs), jnp.float32, name=self.kind)(x)
 
 
 class TaskNetwork(nn.Module):
@@ -173,7 +189,11 @@ class TaskNetwork(nn.Module):
       self.pair = Esim(c.encoded_size, c.hidden, c.dropout, c.dtype)
     if c.head == "crf":
       self.crf = Crf(c.classes)
-    self.heads = Heads(c.decided_size, c.classes, "tag" if c.by_word else "classify")
+    if c.head == "answer":
+      self.reader = PassageReader(c.encoded_size, c.hidden, c.dropout, c.dtype)
+    else:
+      kind = "tag" if c.by_word else "regress" if c.head == "regress" else "classify"
+      self.heads = Heads(c.decided_size, c.outputs, kind)
 
   def __call__(self, words: Array, index: Array, lengths: Array, ids: Array, key: Array | None = None) -> Array:
     """Logits of sentences; shapes and meaning of the inputs are those of data.batch.LabelledWords.
@@ -182,18 +202,20 @@ class TaskNetwork(nn.Module):
       words: int [G, U, C]. index: int [B, A, L]. lengths: int [B, A]. ids: int [B, A, L].
       key: switches dropout on.
     Returns:
-      float32 [B, 1, classes] of a sentence or pair; [B, K, classes] of words, emissions where a CRF decides, and
-      without meaning behind a sentence.
+      float32 [B, 1, outputs] of a sentence or pair; [B, K, classes] of words, emissions where a CRF decides, and
+      without meaning behind a sentence; [B, K + 1, 2] of the columns of a passage, which is sentence 0.
     Raises:
       TaskNetworkError: an example has another number of sentences than the head reads.
     """
     head, sentences = self.config.head, index.shape[1]
-    if sentences != (wanted := 2 if head == "pair" else 1):
+    if sentences != (wanted := self.config.sentences):
       raise TaskNetworkError(f"batch: got {sentences} sentences of an example, want {wanted} of {head}")
     read_key, head_key = split_key(key, 2)
     x, mask = self.encode(words, index, lengths, ids, read_key)
+    pairs = lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:])
+    if head == "answer":
+      return self.reader(pairs(x), pairs(mask), head_key)
     if self.config.aligns:
-      pairs = lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:])
       return self.heads(self.pair(pairs(x), pairs(mask), head_key))[:, None]
     if self.config.by_word:
       return self.heads(x)
@@ -203,7 +225,7 @@ class TaskNetwork(nn.Module):
   def _pool(self, x: Array, mask: Array) -> Array:
     """One vector of each example."""
     mean = mean_of_words(x, mask)
-    if self.config.head == "pair":
+    if self.config.head in ALIGNED:
       return compare(mean[0::2], mean[1::2])
     return mean if self.config.encoder == "none" else jnp.concatenate([mean, max_of_words(x, mask)], axis=-1)
 
@@ -229,7 +251,7 @@ class TaskNetwork(nn.Module):
     x = jnp.concatenate([*x, *(mixed[place] for place in c.places if place == "input")], axis=-1)
     if c.encoder == "lstm":
       x = self.encoder(x, mask, encoder_key)
-      x = dropout(x, c.dropout, output_key) if c.by_word else x
+      x = dropout(x, c.dropout, output_key) if c.by_word or c.head == "answer" else x
     x = jnp.concatenate([x, *(mixed[place] for place in c.places if place == "output")], axis=-1)
     return jnp.where(mask[..., None], x, 0.0), mask
 
@@ -251,7 +273,8 @@ class TaskNetwork(nn.Module):
   def axes(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     """Parameter path -> axis names, first match; every leaf has a rule and every rule a leaf."""
     c = self.config
-    rules = [(r"^heads/(classify|tag)/kernel$", ("embed", None)), (r"^heads/(classify|tag)/bias$", (None,))]
+    heads = r"^heads/(classify|tag|regress)/"
+    rules = [*READER_AXES] if c.head == "answer" else [(heads + "kernel$", ("embed", None)), (heads + "bias$", (None,))]
     if c.places:
       rules += [(rf"^bilm/{pattern.removeprefix('^')}", names) for pattern, names in Elmo(c.bilm, parent=None).axes()]
       rules += mix_axes(c.places, c.mixture)

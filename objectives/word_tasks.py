@@ -1,8 +1,9 @@
 """Tasks on whole words: what a labelled sentence costs a network that reads words and, where it does, ELMo.
 
-Classes of sentences, pairs and words cost their cross entropy, meaned over the labels of a batch; the tags of a CRF
-cost -log p of the sentence, meaned over sentences. The weights of a mix may be held to the plain average by
-l2 * sum of w^2 over all places (Peters et al. 2018, section 3.4).
+Classes of sentences, pairs and words cost their cross entropy, meaned over the labels of a batch, a number its squared
+error, the first and the last word of an answer each its cross entropy over the words of the passage and no answer; the
+tags of a CRF cost -log p of the sentence, meaned over sentences. The weights of a mix may be held to the plain average
+by l2 * sum of w^2 over all places (Peters et al. 2018, section 3.4).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from objectives.losses import cross_entropy, is_top
 class WordTaskObjective:
   """Terms `task` and, where it is asked for and a mix learns its weights, `mixture`.
 
-  Held-out batches also report their `outputs`, which official figures are computed from: logits [B, K, classes], or
-  the best tags int32 [B, K] that a CRF finds among those that its labels' scheme allows.
+  Held-out batches also report their `outputs`, which official figures are computed from: what the network says, or the
+  best tags int32 [B, K] that a CRF finds among those that its labels' scheme allows.
 
   Attributes:
     l2: lambda; its term stands once in a step, whether the other is meaned or, by `loss_scale`, summed.
@@ -68,8 +69,8 @@ class WordTaskObjective:
     self, params: dict, carry: None, batch: LabelledWords, draws: Draws, train: bool
   ) -> tuple[Terms, dict[str, Array], None]:
     logits = self.logits(params, batch, draws.dropout() if train else None)
-    judge = self._sequences if self.model.config.head == "crf" else self._labels
-    loss, statistics = judge(params, logits, batch, train)
+    head = self.model.config.head
+    loss, statistics = (self._sequences if head == "crf" else self._labels)(params, logits, batch, train)
     sums = {"task": loss}
     if self.penalised:  # the micro-batch that holds the first row brings the term
       squares = sum(jnp.sum(jnp.square(weights)) for weights in self.model.mixture_weights(params))
@@ -81,10 +82,13 @@ class WordTaskObjective:
     return self.model.apply({"params": params}, batch.words, batch.index, batch.lengths, batch.ids, key)
 
   def _labels(self, params: dict, logits: Array, batch: LabelledWords, train: bool) -> tuple[Array, dict[str, Array]]:
-    statistics = {"task": tally(is_top(logits, batch.labels), batch.weights)}
-    if not train:
-      statistics["outputs"] = logits
-    return jnp.sum(cross_entropy(logits, batch.labels) * batch.weights), statistics
+    outputs = {} if train else {"outputs": logits}
+    if self.model.config.head == "regress":
+      return jnp.sum(jnp.square(logits - batch.several)[..., 0] * batch.weights), outputs
+    if self.model.config.head == "answer":
+      logits = jnp.swapaxes(logits, 1, 2)  # [B, 2, columns], beside the two labels
+    hits = tally(is_top(logits, batch.labels), batch.weights)
+    return jnp.sum(cross_entropy(logits, batch.labels) * batch.weights), {"task": hits} | outputs
 
   def _sequences(
     self, params: dict, emissions: Array, batch: LabelledWords, train: bool

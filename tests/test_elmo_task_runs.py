@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from models.paths import named_leaves
-from tests.word_task_runs import WORDS, config_of, elmo_run, fit, params_of, task_folder, unborn
+from tests.word_task_runs import NUMBERS, WORDS, config_of, elmo_run, fit, params_of, task_folder, unborn
 from trainer.config import load
 from trainer.finetuning.feed import TaskFeed
 from trainer.finetuning.recipe import task_form
+from trainer.inference import answer, load_model
 from trainer.programs import Program, Setup
 from trainer.rules import ConfigError
 from trainer.seeds import train_seeds
@@ -139,6 +140,28 @@ def test_pairs_are_classified(run, tmp_path):
   config = config_of(run, "snli,vectors=tuned", task__epochs=12, seed=1)
   assert config.objective.labels == ("contradiction", "entailment", "neutral")
   assert fit(config, tmp_path / "pairs")[0]["metrics"]["best/accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_numbers_are_learned(run, tmp_path):
+  config = config_of(run, "stsb,vectors=tuned", task__epochs=20, **NUMBERS)
+  assert config.objective.labels == ("score",)
+  assert fit(config, tmp_path / "numbers")[0]["metrics"]["best/spearman"] > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, figure", [("squad", "f1"), ("squad2", "best_f1")])
+def test_questions_are_answered_from_passages(run, tmp_path, task, figure):
+  config = config_of(run, f"{task},vectors=tuned", task__epochs=25)
+  assert config.objective.labels == ()
+  summary, _ = fit(config, tmp_path / task)
+  assert summary["metrics"][f"best/{figure}"] > 0.9
+  written = json.loads((tmp_path / task / "predictions/submission/dev/predictions.json").read_text())
+  assert len(written) == 20
+  loaded = load_model(tmp_path / task)
+  asked = ["saw anna in", "saw the cat in"]
+  found = answer(loaded, asked, ["bert in rome and anna in paris near the cat"] * 2)
+  assert found[0].text == "paris" and (found[1].text == "") == (task == "squad2")
 
 
 @pytest.mark.slow

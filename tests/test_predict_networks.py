@@ -15,7 +15,7 @@ from tests.predict_lukes import load as load_luke
 from tests.predict_lukes import luke
 from tests.test_predict import command
 from tests.test_predict_errors import refused
-from tests.word_task_runs import config_of, elmo_run, task_folder
+from tests.word_task_runs import NUMBERS, config_of, elmo_run, task_folder
 from trainer.checkpoints import Checkpoints
 from trainer.config import to_json
 from trainer.finetuning.feed import TaskFeed
@@ -35,7 +35,8 @@ def network(tmp_path_factory):
 
   @functools.cache
   def make(variant):
-    config, folder = config_of(run, variant), base / variant.partition(",")[0]
+    folder = base / variant.partition(",")[0]
+    config = config_of(run, variant, **(NUMBERS if folder.name == "stsb" else {}))
     feed, setup = TaskFeed(config, folder), Setup.of(config, jax.devices()[:1])
     state = Program(setup, setup.stages[0], feed.example(setup.stages[0])).fresh_state()
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
@@ -58,7 +59,7 @@ def logits_alone(loaded, *sentences):
     index[0, side, : len(own) + 2] = [0, *(words.index(word) for word in own), 1]
     ids[0, side, 1 : len(own) + 1] = [loaded.words.vocabulary.id_of(word) for word in own]
   said = jax.jit(loaded.model.apply)({"params": loaded.params}, spelled[None], index, lengths, ids)[0]
-  return np.asarray(said if loaded.model.config.by_word else said[0], np.float64)
+  return np.asarray(said[0] if loaded.model.config.head in ("classify", "pair", "regress") else said, np.float64)
 
 
 def close(got, want):
@@ -101,6 +102,37 @@ def test_a_pair_is_read_by_a_network_of_pairs(network):
     classify(loaded, ["the cat"])
 
 
+def test_a_number_is_that_of_its_network(network):
+  loaded = load_model(network("stsb,vectors=tuned"))
+  (found,) = classify(loaded, [("the cat saw anna", "a cat")])
+  close(found.number, logits_alone(loaded, ["the", "cat", "saw", "anna"], ["a", "cat"])[0])
+  assert found.labels == []
+  with pytest.raises(InputError, match="text 1: got one text, want a pair, as stsb has"):
+    classify(loaded, ["the cat"])
+
+
+def test_an_answer_is_between_the_best_columns_of_its_network(network, capsys, tmp_path):
+  """A long context in windows, which are read alike in any batch."""
+  folder = network("squad,vectors=tuned")
+  loaded, context = load_model(folder), "the cat saw anna in rome near paris"
+  (found,) = answer(loaded, ["saw anna in"], [context], top=3)
+  words, said = context.split(), logits_alone(loaded, context.split(), ["saw", "anna", "in"])
+  sums = {
+    " ".join(words[a : b + 1]): said[a + 1, 0] + said[b + 1, 1] for a in range(8) for b in range(a, 8)
+  }  # of different texts
+  best = sorted(sums, key=sums.get, reverse=True)[:3]
+  assert [each.text for each in found.answers] == best and found.text == best[0]
+  close([each.score for each in found.answers], [sums[text] for text in best])
+  assert context[found.answers[0].start : found.answers[0].end] == best[0]
+  long = " and ".join([context] * 40)
+  alone = answer(loaded, ["saw anna in"], [long], batch_size=1)[0]
+  close(answer(loaded, ["saw anna in"] * 3, [long] * 3)[2].answers[0].score, alone.answers[0].score)
+  (tmp_path / "story.txt").write_text(context)
+  argv = [f"--model={folder}", "--question=saw anna in", f"--context={tmp_path / 'story.txt'}"]
+  (record,), _ = command(capsys, "answer", *argv)
+  assert record["answer"] == best[0]
+
+
 def test_tags_are_the_best_sequence_that_the_scheme_allows(network, capsys):
   """By every sequence of tags of a short sentence."""
   folder = network("wnut17")
@@ -128,7 +160,8 @@ def test_tags_are_the_best_sequence_that_the_scheme_allows(network, capsys):
 def test_the_network_has_none_of_the_other_answers(network, tmp_path, capsys, argv):
   (tmp_path / "a.txt").write_text("the cat\n")
   argv = [argument.replace("{tmp}", str(tmp_path)) for argument in argv]
-  refused(capsys, [argv[0], f"--model={network('wnut17')}", *argv[1:]], f"has no {argv[0]}, want classify or tag of it")
+  line = f"has no {argv[0]}, want classify, tag or answer of it"
+  refused(capsys, [argv[0], f"--model={network('wnut17')}", *argv[1:]], line)
   with pytest.raises(InputError, match="want a model with a head that answers questions.*its heads: crf"):
     answer(load_model(network("wnut17")), ["a"], ["b"])
   with pytest.raises(InputError, match="which has no encode"):

@@ -14,6 +14,7 @@ import objectives
 from data.batch import LabelledWords, validate
 from models.elmo import Elmo, ElmoConfig
 from models.esim import compare
+from models.passage_reader import PassageReader
 from models.paths import map_named, named_leaves
 from models.scalar_mix import MixtureError
 from models.sharding import axis_names
@@ -47,7 +48,7 @@ def batch_of(model, seed=0):
   """Sentences of all lengths, one of no words among them; what must not be read is random."""
   rng = np.random.default_rng(seed)
   ints = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
-  sentences = 2 if model.config.head == "pair" else 1
+  sentences = model.config.sentences
   lengths = np.int32([[7, 3], [4, 5], [3, 7], [2, 4]])[:, :sentences]
   shape = (ROWS, sentences, COLUMNS)
   count = COLUMNS - 2 if is_tagger(model) else 1
@@ -120,6 +121,8 @@ def elmo_start():
     {"head": "crf", "layers": 2},
     {"head": "pair"},
     {"head": "pair", "encoder": "none", "mixture": "equal"},
+    {"head": "regress", "labels": ("score",)},
+    {"head": "answer", "labels": ()},
     {"place": "none"},
     {"place": "output", "mixture": "top", "head": "tag"},
     {"place": "input", "vectors": 0, "encoder": "none", "bilm": dataclasses.replace(BILM, input="characters")},
@@ -273,7 +276,29 @@ def test_a_pair_is_read_as_by_esim():
   assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("head", ["crf", "pair"])
+def test_a_number_is_read_as_a_pair_is_and_has_one_output():
+  model, pair = network(head="regress", labels=("score",)), network(head="pair")
+  batch, own = batch_of(model), params_of(model)
+  kernel = np.concatenate([own["heads"]["regress"]["kernel"]] * 3, axis=1)
+  heads = {"classify": {"kernel": kernel, "bias": np.repeat(own["heads"]["regress"]["bias"], 3)}}
+  found, wanted = run(model, batch)[0], run(pair, batch, params=own | {"heads": heads})[0]
+  assert found.shape == (ROWS, 1, 1) and model.config.classes == 0
+  assert np.allclose(found, wanted[..., :1], atol=1e-6)
+
+
+def test_an_answer_is_read_from_the_passage_and_the_question():
+  """Of the words of both, which `tests/test_passage_reader.py` knows."""
+  model = network(head="answer", labels=())
+  batch, own = batch_of(model), params_of(model)
+  found, x, mask = run(model, batch)
+  pairs = lambda leaf: leaf.reshape(ROWS, 2, *leaf.shape[1:])
+  reader = PassageReader(model.config.encoded_size, 4, 0.0)
+  wanted = jax.jit(reader.apply)({"params": own["reader"]}, pairs(x), pairs(mask))
+  assert found.shape == (ROWS, COLUMNS - 1, 2) and model.config.classes == 0
+  assert np.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["crf", "pair", "answer"])
 def test_logits_are_float32_whatever_the_products_are(head):
   model = network(head=head, dtype=jnp.bfloat16, bilm=dataclasses.replace(BILM, dtype=jnp.bfloat16))
   logits, x, _ = jax.eval_shape(compiled(model), shapes(model), *inputs(batch_of(model)))
@@ -294,13 +319,16 @@ def padded(batch):
   )
 
 
-@pytest.mark.parametrize("head, changes", [("classify", {}), ("crf", {"layer_norm": True}), ("pair", {})])
+@pytest.mark.parametrize(
+  "head, changes", [("classify", {}), ("crf", {"layer_norm": True}), ("pair", {}), ("answer", {})]
+)
 def test_padding_rows_and_columns_change_nothing(head, changes):
   model = network(head=head, **changes)
   batch = batch_of(model)
   found, more = run(model, batch)[0], run(model, padded(batch))[0]
   assert np.isfinite(more).all()
-  for row, size in enumerate(batch.lengths[:, 0] - 2 if is_tagger(model) else np.ones(ROWS, int)):
+  columns = model.config.head == "answer" or is_tagger(model)
+  for row, size in enumerate(batch.lengths[:, 0] - 2 if columns else np.ones(ROWS, int)):
     assert np.allclose(more[row, :size], found[row, :size], atol=1e-5)
 
 
@@ -321,7 +349,8 @@ def test_sentences_do_not_see_each_other():
   [
     ({"place": "above"}, "place: got 'above', want one of none, input, output, both"),
     ({"encoder": "gru"}, "encoder: got 'gru', want one of lstm, none"),
-    ({"head": "choose"}, "head: got 'choose', want one of classify, tag, crf, pair"),
+    ({"head": "choose"}, "head: got 'choose', want one of classify, tag, crf, pair, regress, answer"),
+    ({"head": "answer", "encoder": "none"}, "encoder: got none with head=answer, want lstm: a passage has to be read"),
     ({"bilm": None}, "bilm: got none with place=both, want a language model, or place=none"),
     (
       {"vectors": 0, "place": "output"},

@@ -44,13 +44,18 @@ def batch_of(objective):
   rng = np.random.default_rng(0)
   ints = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
   head = objective.model.config.head
-  sentences, labels = 2 if head == "pair" else 1, COLUMNS - 2 if head in ("tag", "crf") else 1
+  labels = {"tag": COLUMNS - 2, "crf": COLUMNS - 2, "answer": 2}.get(head, 1)
+  sentences, several = objective.model.config.sentences, None
   lengths = np.repeat(LENGTHS[:, None], sentences, axis=1)
-  weights = np.float32(np.arange(labels) < LENGTHS[:, None] - 2 if labels > 1 else LENGTHS[:, None] > 0)
+  sizes = LENGTHS[:, None] - 2 if head in ("tag", "crf") else labels * (LENGTHS[:, None] > 0)
+  weights = np.float32(np.arange(labels) < sizes)
+  if head == "regress":
+    several = rng.normal(size=(ROWS, 1, 1)).astype(np.float32)
   shape = (ROWS, sentences, COLUMNS)
-  batch = LabelledWords(
-    ints(90, 2, WORDS, 1), ints(WORDS, *shape), lengths, ints(VECTORS, *shape), ints(3, ROWS, labels), weights
-  )
+  words, index, ids, classes = ints(90, 2, WORDS, 1), ints(WORDS, *shape), ints(VECTORS, *shape), ints(3, ROWS, labels)
+  if head == "answer":
+    classes = np.minimum(classes, np.maximum(LENGTHS - 2, 0)[:, None])  # columns that there are
+  batch = LabelledWords(words, index, lengths, ids, classes, weights, several)
   validate(batch)
   return batch
 
@@ -92,6 +97,29 @@ def test_classes_cost_their_cross_entropy_meaned_over_labels(head):
   assert logits.shape == (ROWS, batch.labels.shape[1], len(LABELS))
   assert figures(objective) == pytest.approx(
     {"loss": np.mean(losses), "task_loss": np.mean(losses), "accuracy": np.mean(hits)}, abs=1e-5
+  )
+
+
+def test_a_number_costs_its_squared_error_and_nothing_is_right_or_wrong():
+  objective = objective_of(head="regress", labels=("score",), place="none", bilm=None)
+  batch, (_, statistics) = batch_of(objective), judged(objective)
+  errors = (statistics["outputs"] - batch.several)[:3, 0, 0] ** 2
+  assert figures(objective) == pytest.approx({"loss": errors.mean(), "task_loss": errors.mean()}, abs=1e-5)
+
+
+def test_an_answer_costs_the_cross_entropy_of_both_its_ends_over_the_columns():
+  """Column 0, no answer, is one of them; columns behind a passage have no share."""
+  objective = objective_of(head="answer", labels=(), place="none", bilm=None)
+  batch, (_, statistics) = batch_of(objective), judged(objective)
+  logits, losses, hits = np.float64(statistics["outputs"]), [], []
+  assert logits.shape == (ROWS, COLUMNS - 1, 2) and len(set(batch.labels[:3].ravel())) == 3
+  for row, size in enumerate(LENGTHS[:3] - 1):
+    for side in (0, 1):
+      own, label = logits[row, :size, side], batch.labels[row, side]
+      losses.append(np.log(np.exp(own).sum()) - logits[row, label, side])
+      hits.append(own.argmax() == label)
+  assert figures(objective) == pytest.approx(
+    {"loss": np.mean(losses), "task_loss": np.mean(losses), "accuracy": np.mean(hits)}, rel=1e-5
   )
 
 
@@ -169,9 +197,10 @@ def stepped(objective, transform=sgd, rate=0.1, steps=1, **settings):
   return start, jax.device_get(state), jax.device_get(report)
 
 
-def test_micro_batches_give_the_same_update():
+@pytest.mark.parametrize("changes", [{"vectors": 0, "encoder": "none"}, {"head": "answer", "labels": ()}])
+def test_micro_batches_give_the_same_update(changes):
   """Of sentences of unlike lengths, with the mix's penalty."""
-  objective = objective_of(place="input", vectors=0, encoder="none")
+  objective = objective_of(place="input", **changes)
   _, whole, report = stepped(objective)
   _, parts, same = stepped(objective, micro_batches=2)
   assert report.applied and same.applied

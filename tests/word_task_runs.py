@@ -1,5 +1,7 @@
 """A small biLM as a run leaves it behind, made-up tasks on whole words, and settings that learn them in seconds."""
 
+import json
+
 import jax
 import numpy as np
 
@@ -22,6 +24,7 @@ SIZES = {
 NAMES = {"anna": "person", "bert": "person", "paris": "location", "rome": "location"}
 PLAIN = ("saw", "the", "cat", "in", "near", "and")
 WORDS = (*NAMES, *PLAIN, "new")  # of the entities' sentences
+NUMBERS = {"task__train": "numbers.tsv", "task__dev": "numbers_dev.tsv"}  # of STS-B, in the folder of all tasks
 GOOD, BAD = ("good", "fine", "great"), ("bad", "dull", "poor")
 
 
@@ -72,8 +75,36 @@ def pairs(path, count, seed):
   path.write_text("\n".join(lines) + "\n")
 
 
+def numbers(path, count, seed):
+  """STS-B's columns: 5 where both sentences have the same word, 0 where they have not."""
+  rng, lines = np.random.default_rng(seed), ["index\tsentence1\tsentence2\tscore"]
+  for i in range(count):
+    first, other = rng.permutation((*GOOD, *BAD))[:2]
+    same = bool(rng.integers(2))
+    lines.append(f"{i}\tthe cat is {first}\ta cat is {first if same else other}\t{5 * same}")
+  path.write_text("\n".join(lines) + "\n")
+
+
+def questions(path, count, seed, unanswerable=False):
+  """SQuAD's form: where a person is, who stands before "in" and a place; every third without an answer in version 2."""
+  rng, paragraphs = np.random.default_rng(seed), []
+  people, places = (sorted(name for name in NAMES if NAMES[name] == kind) for kind in ("person", "location"))
+  for i in range(count):
+    here = rng.permutation(places)
+    facts = [f"{person} in {place}" for person, place in zip(rng.permutation(people), here)]
+    context = " and ".join(facts) + " near the cat"
+    asked = int(rng.integers(2))
+    place, impossible = str(here[asked]), unanswerable and i % 3 == 0
+    answers = [] if impossible else [{"text": place, "answer_start": context.index(place)}]
+    who = "the cat" if impossible else facts[asked].split()[0]
+    question = {"id": f"q{i}", "question": f"saw {who} in", "answers": answers, "is_impossible": impossible}
+    paragraphs.append({"context": context, "qas": [question]})
+  path.write_text(json.dumps({"data": [{"title": "Cat", "paragraphs": paragraphs}]}))
+
+
 def task_folder(folder):
-  """Files of wnut17, sst2 and snli under their official names, and vectors of five words beside their folder."""
+  """Files of wnut17, sst2, snli, stsb (numbers.tsv, numbers_dev.tsv) and both SQuADs under their official names, and
+  vectors of five words beside their folder."""
   folder.mkdir()
   splits = (("wnut17train.conll", 60, 0), ("emerging.dev.conll", 20, 1), ("emerging.test.annotated", 20, 2))
   for name, count, seed in splits:
@@ -82,6 +113,11 @@ def task_folder(folder):
     sentences(folder / name, count, seed)
   for name, count, seed in (("snli_1.0_train.txt", 100, 0), ("snli_1.0_dev.txt", 20, 1)):
     pairs(folder / name, count, seed)
+  for name, count, seed in (("numbers.tsv", 100, 0), ("numbers_dev.tsv", 20, 1)):
+    numbers(folder / name, count, seed)
+  for version in ("1.1", "2.0"):
+    for name, count, seed in (("train", 80, 0), ("dev", 20, 1)):
+      questions(folder / f"{name}-v{version}.json", count, seed, unanswerable=version == "2.0")
   lines = [f"{word} {i}.5 -1 0.25" for i, word in enumerate((*WORDS[:5], "elsewhere"))]
   (folder.parent / "glove.txt").write_text("\n".join(lines) + "\n")
   return folder

@@ -125,7 +125,8 @@ def _stream_contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
 
 
 def _word_task_contradictions(config: ConfigDict) -> Iterator[str]:
-  model, kinds = config.model, ("crf", "tag", "classify", "pair")
+  model, unnamed = config.model, ("regress", "answer")  # kinds without classes
+  kinds = ("crf", "tag", "classify", "pair", *unnamed)
   if config.objective.name != "word_task":
     return
   if config.objective.kind not in kinds:
@@ -138,7 +139,9 @@ def _word_task_contradictions(config: ConfigDict) -> Iterator[str]:
     yield (
       f"micro_batches is {config.micro_batches}, want 1 with model.layer_norm, which reads the whole batch"
     )
-  if len(config.objective.labels) < 2:
+  if config.objective.kind == "answer" and model.encoder == "none":
+    yield "model.encoder is none, want lstm with objective.kind = answer: a passage has to be read"
+  if config.objective.kind not in unnamed and len(config.objective.labels) < 2:
     yield f"objective.labels are {config.objective.labels}, want two classes or more in the training file"
 
 

@@ -167,7 +167,7 @@ def _shapes(model: Any) -> dict:
     return allennlp.shapes_of(model)
   if not isinstance(model, TaskNetwork):
     return shapes_of(model)
-  c, sentences = model.config, 2 if model.config.head == "pair" else 1
+  c, sentences = model.config, model.config.sentences
   words = np.zeros((1, 1, c.bilm.characters if c.places else 1), np.int32)
   lengths = np.full((1, sentences), 3, np.int32)
   index = np.zeros((1, sentences, 3), np.int32)

@@ -89,15 +89,31 @@ class AnswerRows:
       raise TaskError(
         f"{example.where}: got a question of {len(asked)} pieces, want room for the passage: {pieces.LONGER}"
       )
-    windows = pieces.windows(len(ids), room, self.stride)
-    answer, best = _pieces_of(example, offsets), _best(windows, len(ids))
-    known = np.full(2, bool(example.answers) or example.impossible, np.float32)
-    for number, (first, end) in enumerate(windows):
-      whole, types, begin = pieces.pair(tokenizer, asked, ids[first:end])
-      inside = answer is not None and first <= answer[0] and answer[1] < end
-      columns = np.array(answer, np.int32) - first + begin if inside else np.zeros(2, np.int32)
-      window = Window(begin, first, offsets[first:end], best[number, first:end])
-      yield TaskRow(whole, types, columns, known, example=i, window=window)
+    _, _, begin = pieces.pair(tokenizer, asked, ids[:0])
+    for columns, weights, window in windows_of(example, offsets, room, self.stride, begin):
+      whole, types, _ = pieces.pair(tokenizer, asked, ids[window.first : window.first + len(window.offsets)])
+      yield TaskRow(whole, types, columns, weights, example=i, window=window)
+
+
+def windows_of(
+  example: QuestionExample, offsets: np.ndarray, room: int, stride: int, begin: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, Window]]:
+  """The windows of a passage, each with the labels of its question.
+
+  Args:
+    offsets: int32[n, 2], characters of the passage's pieces or words.
+    room: pieces of a window at most. stride: from one window to the next. begin: column of a window's first piece.
+  Yields:
+    (int32[2], the columns where the first answer begins and ends, 0 where the window does not hold it; float32[2], 0
+    where nobody says what is right; the window).
+  """
+  windows = pieces.windows(len(offsets), room, stride)
+  answer, best = _pieces_of(example, offsets), _best(windows, len(offsets))
+  known = np.full(2, bool(example.answers) or example.impossible, np.float32)
+  for number, (first, end) in enumerate(windows):
+    inside = answer is not None and first <= answer[0] and answer[1] < end
+    columns = np.array(answer, np.int32) - first + begin if inside else np.zeros(2, np.int32)
+    yield columns, known, Window(begin, first, offsets[first:end], best[number, first:end])
 
 
 def _with_entities(row: TaskRow, asked: Sequence[links.Mention], told: Sequence[links.Mention]) -> TaskRow:

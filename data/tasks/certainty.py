@@ -116,7 +116,9 @@ _HEADS: dict[str, Callable[..., list[Beside]]] = {
   "spans": _of_spans,
   "tag": _of_tags,
   "type": _of_types,
+  "words_answer": _of_answers,
   "words_classify": _of_one,
   "words_pair": _of_one,
+  "words_regress": _nothing,
   "words_tag": _of_tags,
 }

@@ -80,7 +80,7 @@ def _answer_texts(example: questions.QuestionExample) -> list[str] | None:
 
 
 def _answer_task(name: str, unanswerable: bool) -> Task:
-  version = "2.0" if unanswerable else "1.1"
+  version, decoder = "2.0" if unanswerable else "1.1", answers.AnswerDecoder(unanswerable=unanswerable)
   return Task(
     name=name,
     head="answer",
@@ -88,13 +88,14 @@ def _answer_task(name: str, unanswerable: bool) -> Task:
     read=functools.partial(questions.read_squad, unanswerable="keep" if unanswerable else "skip"),
     label_list=lambda examples: (),
     rows=answers.AnswerRows(),
-    decode=answers.AnswerDecoder(unanswerable=unanswerable),
+    decode=decoder,
     gold=_answer_texts,
     score=functools.partial(metrics.answer_scores, unanswerable=unanswerable),
     tuned=answers.best_thresholds if unanswerable else lambda decode, examples, rows, logits: {},
     part=lambda example: ("HasAns" if example.answers else "NoAns") if unanswerable else "",
     identity=lambda example: example.name,
     group=lambda example: example.title or example.passage,
+    others={"words_answer": {"rows": word_rows.AnswerWords(), "decode": dataclasses.replace(decoder, max_answer=17)}},
   )
 
 
@@ -219,7 +220,7 @@ _TEXT_TASKS = (
     rows=texts.TextRows(number=True),
     decode=texts.decode_number,
     score=texts.correlations,
-    others={},
+    others={"words_regress": {"rows": word_rows.TextWords(number=True)}},
   ),
   _glue_task("wnli", "WNLI", glue.TextReader(_SENTENCES, "label", {"0": "not_entailment", "1": "entailment"})),
 )

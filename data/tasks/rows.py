@@ -62,16 +62,17 @@ class WordRow:
 
   Attributes:
     sentences: words of each, at least one; its boundaries are not among them.
-    labels: int32[k], weights: float32[k]: as in `data.batch.LabelledWords`.
+    labels: int32[k], weights: float32[k], several: float32[k, 1]: as in `data.batch.LabelledWords`.
     example: number of the example among those that were read.
-    window: of tags int32 [m, 2], as `tagging.decode` wants it; else None.
+    window: of tags int32 [m, 2], as `tagging.decode` wants it; of a passage an `answers.Window`; else None.
   """
 
   sentences: tuple[tuple[str, ...], ...]
   labels: np.ndarray
   weights: np.ndarray
   example: int = 0
-  window: np.ndarray | None = None
+  window: object = None
+  several: np.ndarray | None = None
 
   def __len__(self) -> int:
     """Columns of the longest sentence, its boundaries counted."""

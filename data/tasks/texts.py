@@ -37,6 +37,13 @@ def label_arrays(example: TextExample, labels: Sequence[str]) -> tuple[np.ndarra
   return np.array(label_ids(tuple(labels), wanted, example.where) or [0], np.int32), np.full(1, len(wanted), np.float32)
 
 
+def number_arrays(example: TextExample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(class int32[1], which is 0, weight float32[1], number float32[1, 1]) of an example."""
+  known = example.label is not None
+  number = np.full((1, 1), example.label if known else 0, np.float32)
+  return np.zeros(1, np.int32), np.full(1, known, np.float32), number
+
+
 @dataclasses.dataclass(frozen=True)
 class TextRows:
   """Examples to rows of one text or of a pair, with the label on the first column.
@@ -72,9 +79,8 @@ class TextRows:
     cls = np.zeros(1, np.int32)
     if not self.number:
       return TaskRow(whole, types, *label_arrays(example, labels), cls=cls, example=i)
-    known = example.label is not None
-    value = np.full((1, 1), example.label if known else 0, np.float32)
-    return TaskRow(whole, types, cls, np.full(1, known, np.float32), cls=cls, several=value, example=i)
+    label, weight, number = number_arrays(example)
+    return TaskRow(whole, types, label, weight, cls=cls, several=number, example=i)
 
 
 def shortened(first: int, second: int, room: int) -> tuple[int, int]:

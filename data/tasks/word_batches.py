@@ -42,16 +42,20 @@ class WordShape:
     index = np.zeros((wanted, max(len(row.sentences) for row in rows), width), np.int32)
     lengths = np.zeros(index.shape[:2], np.int32)
     counts = np.array([len(row.labels) for row in rows])
-    labels = np.zeros((wanted, 1 if rows[0].window is None else width - 2), np.int32)
+    tags = isinstance(rows[0].window, np.ndarray)  # a label a word; others have a few labels, all rows as many
+    labels = np.zeros((wanted, width - 2 if tags else max(counts)), np.int32)
     weights = np.zeros(labels.shape, np.float32)
+    several = None if rows[0].several is None else np.zeros((*labels.shape, 1), np.float32)
     for i, row in enumerate(rows):
       labels[i, : counts[i]], weights[i, : counts[i]] = row.labels, row.weights
+      if several is not None:
+        several[i, : counts[i]] = row.several
       for a, sentence in enumerate(row.sentences):
         size = lengths[i, a] = len(sentence) + 2
         index[i, a, 1 : size - 1] = [found.setdefault(word, len(found) + len(_BOUNDARIES)) for word in sentence]
         index[i, a, size - 1] = 1
     ids = np.array([NO_WORD, NO_WORD, *map(self.vectors.id_of, found)], np.int32)
-    batch = LabelledWords(self._spelled(list(found)), index, lengths, ids[index], labels, weights)
+    batch = LabelledWords(self._spelled(list(found)), index, lengths, ids[index], labels, weights, several)
     validate(batch)
     return _placed(batch, len(rows), counts)
 

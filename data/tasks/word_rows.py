@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data.streams import windows
+from data.tasks.answers import windows_of
 from data.tasks.named_entities import TaggedDocument
+from data.tasks.questions import QuestionExample
 from data.tasks.rows import WordRow
 from data.tasks.tagging import sentence_classes
-from data.tasks.texts import TextExample, label_arrays
+from data.tasks.texts import TextExample, label_arrays, number_arrays
 from data.tokenizers.words import SPECIALS, Words
 
 MAX_WORDS = 510  # with its boundaries a sentence has the 512 columns of the widest batch
@@ -51,10 +53,12 @@ class TextWords:
   Attributes:
     split: how texts are divided into words, see `data.tokenizers.words`: space | marks.
     max_words: a longer text is cut at its end.
+    number: whether the label is a number; it stands in `several`, and its class is 0.
   """
 
   split: str = "marks"
   max_words: int = MAX_WORDS
+  number: bool = False
 
   def __call__(self, examples: Sequence[TextExample], labels: Sequence[str]) -> list[WordRow]:
     """One row an example; raises TaskError for a label that there is not."""
@@ -65,9 +69,47 @@ class TextWords:
       _log.warning("texts: %d of %d have more than %d words and are cut", long, len(texts), self.max_words)
     sentences = iter([tuple(words[: self.max_words]) or ("",) for words in divided])
     return [
-      WordRow(tuple(next(sentences) for _ in example.texts), *label_arrays(example, labels), i)
-      for i, example in enumerate(examples)
+      self._row(tuple(next(sentences) for _ in example.texts), example, labels, i) for i, example in enumerate(examples)
     ]
+
+  def _row(self, sentences: tuple, example: TextExample, labels: Sequence[str], i: int) -> WordRow:
+    if not self.number:
+      return WordRow(sentences, *label_arrays(example, labels), i)
+    label, weight, number = number_arrays(example)
+    return WordRow(sentences, label, weight, i, several=number)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerWords:
+  """Questions to rows of two sentences: a window of the passage, then the question.
+
+  Labels are columns of the window, whose words begin at column 1: where the first answer begins and where it ends. A
+  window without the whole answer, and a question that has none, have column 0 twice.
+
+  Attributes:
+    split: how texts are divided into words.
+    max_words: words of a window.
+    max_query: words of the question, its beginning.
+    stride: words from one window of the passage to the next.
+  """
+
+  split: str = "marks"
+  max_words: int = MAX_WORDS
+  max_query: int = 64
+  stride: int = 128
+
+  def __call__(self, examples: Sequence[QuestionExample], labels: Sequence[str]) -> list[WordRow]:
+    """Rows of two labels; their `window` is an `answers.Window`. Weights are 0 where nobody says what is right."""
+    words, passages = Words(SPECIALS, split=self.split), dict.fromkeys(example.passage for example in examples)
+    offsets = dict(zip(passages, (encoding.offsets for encoding in words.encode([*passages])), strict=True))
+    asked = words.words([example.question for example in examples])
+    rows = []
+    for i, (example, question) in enumerate(zip(examples, asked, strict=True)):
+      question = tuple(question[: self.max_query]) or ("",)
+      for columns, weights, window in windows_of(example, offsets[example.passage], self.max_words, self.stride, 1):
+        passage = tuple(example.passage[a:b] for a, b in window.offsets.tolist()) or ("",)
+        rows.append(WordRow((passage, question), columns, weights, i, window))
+    return rows
 
 
 def words_of(rows: Iterable[WordRow]) -> tuple[str, ...]:

@@ -120,6 +120,19 @@ class _ByDigest:
     return isinstance(other, _ByDigest) and other.form.digest == self.form.digest
 
 
+def with_offsets(task: registry.Task, offsets: str, answers: bool) -> registry.Task:
+  """The task, whose files' answers stand at their `offsets` exactly, or nearest to them.
+
+  Raises:
+    ConfigError: it has no answers, and offsets are not said to be exact.
+  """
+  if answers:
+    return dataclasses.replace(task, read=functools.partial(task.read, offsets=offsets))
+  if offsets != "exact":
+    raise ConfigError(f"config key task.offsets: got {offsets!r}, want 'exact': {task.name} has no answers in passages")
+  return task
+
+
 def task_data(config: Any, form: Form) -> TaskData:
   """The data of a config; read once for the same settings.
 

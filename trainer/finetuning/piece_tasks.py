@@ -19,7 +19,7 @@ from data.tasks.task import MENTIONS
 from data.tasks.text_pairs import PairShape
 from data.tokenizers import Tokenizer
 from objectives.tasks import KINDS
-from trainer.finetuning.data import Builder
+from trainer.finetuning.data import Builder, with_offsets
 from trainer.rules import ConfigError
 
 EMBED = "embed"  # the kind of a task without a head
@@ -81,14 +81,12 @@ def piece_form(config: Any, tokenizer: Tokenizer, entities: EntityVocabulary | N
     raise ConfigError(
       f"config key micro_batches: got {config.micro_batches}, want 1: {t.name} ranks all second texts of a batch"
     )
-  for key, plain in (("links", ""), ("offsets", "exact")):
-    if t[key] != plain and task.head != "answer":
-      raise ConfigError(f"config key task.{key}: got {t[key]!r}, want {plain!r}: {t.name} has no answers in passages")
+  if t.links and task.head != "answer":
+    raise ConfigError(f"config key task.links: got {t.links!r}, want '': {t.name} has no answers in passages")
   if t.both_orders and not (isinstance(task.read, TextReader) and len(task.read.texts) == 2):
     raise ConfigError(f"config key task.both_orders: got True, want False: {t.name} has no labelled pairs of texts")
   task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, max_length=config.data.length))
-  if task.head == "answer":
-    task = dataclasses.replace(task, read=functools.partial(task.read, offsets=t.offsets))
+  task = with_offsets(task, t.offsets, answers=task.head == "answer")
   links_file = Path(t.dir) / t.links if t.links else None
   return PieceForm(task, tokenizer, entities, links_file, config.data.length, config.data.pack, t.offsets)
 

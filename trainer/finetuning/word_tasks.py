@@ -23,16 +23,20 @@ from data import word_vectors
 from data.characters import LENGTH
 from data.tasks import registry
 from data.tasks.word_batches import WordShape
-from data.tasks.word_rows import TextWords, words_of
+from data.tasks.word_rows import AnswerWords, TextWords, words_of
 from data.tokenizers.words import SPECIALS, Words
 from data.word_vectors import VectorError, WordVectors, WordVocabulary
 from models.published import allennlp, files
-from trainer.finetuning.data import Builder, TaskData, task_data
+from trainer.finetuning.data import Builder, TaskData, task_data, with_offsets
 from trainer.loading import is_published, read_config
 from trainer.rules import ConfigError
 from trainer.texts import TOKENIZER, load_tokenizer
 
-FORMS = {"crf": "words_tag", "tag": "words_tag", "classify": "words_classify", "pair": "words_pair"}  # by kind of head
+# Kind of head -> that of the task which is put to it
+FORMS = {
+  "crf": "words_tag", "tag": "words_tag", "classify": "words_classify", "pair": "words_pair",
+  "regress": "words_regress", "answer": "words_answer",
+}  # fmt: skip
 SEEN = 2  # times that training shows a word which gets a vector from the seed; the others share one
 VECTOR_SIZE = 100  # of vectors from the seed
 CHARACTERS_ONLY = "want a biLM that reads words by their characters"
@@ -42,8 +46,8 @@ CHARACTERS_ONLY = "want a biLM that reads words by their characters"
 class WordForm:
   """A `trainer.task_data.Form` of whole words.
 
-  task: its rows hold sentences of at most `length` words. vocabulary: of the table of word vectors; None where there is
-  none yet. tokenizer: divides texts into words, and has no words itself.
+  task: its rows hold sentences of at most `length` words. offsets: of the answers in its files. vocabulary: of the
+  table of word vectors; None where there is none yet. tokenizer: divides texts into words, and has no words itself.
   """
 
   task: registry.Task
@@ -51,11 +55,15 @@ class WordForm:
   spelling: int = LENGTH
   vocabulary: WordVocabulary | None = None
   tokenizer: Words | None = None
-  by_column: bool = False
+  offsets: str = "exact"
+
+  @property
+  def by_column(self) -> bool:
+    return self.task.head == "words_answer"
 
   @functools.cached_property
   def digest(self) -> str:
-    return hashlib.sha256(json.dumps([self.task.head, self.length]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([self.task.head, self.length, self.offsets]).encode()).hexdigest()
 
   def builder(self, examples: Sequence) -> Builder:
     return self.task.rows
@@ -195,13 +203,14 @@ def _form(config: ConfigDict) -> WordForm:
   """The form of a config without its words."""
   task = registry.find(config.task.name).put(FORMS[config.objective.kind])
   task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, max_words=config.data.length))
-  bilm = config.model.bilm
-  return WordForm(task, config.data.length, bilm.characters if bilm else LENGTH)
+  bilm, offsets = config.model.bilm, config.task.offsets
+  task = with_offsets(task, offsets, answers=config.objective.kind == "answer")
+  return WordForm(task, config.data.length, bilm.characters if bilm else LENGTH, offsets=offsets)
 
 
 def _split(config: ConfigDict, form: WordForm) -> str:
   """How texts are divided into words: as the task's are, or, where its files have words, as the biLM's were."""
-  if isinstance(form.task.rows, TextWords):
+  if isinstance(form.task.rows, (TextWords, AnswerWords)):
     return form.task.rows.split
   own = Path(config.init_from) / TOKENIZER
   return load_tokenizer(own).split if config.init_from and own.is_dir() else "marks"

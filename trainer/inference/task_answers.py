@@ -18,6 +18,7 @@ from trainer.inference.mentions import entities_of
 from trainer.inference.running import Report
 from trainer.inference.task_logits import (
   CHOICES,
+  NUMBERS,
   TEXTS,
   WORDS,
   fitting_rows,
@@ -108,7 +109,7 @@ def classify(
   examples = [TextExample(each, None, f"text {i}") for i, each in enumerate(sides, 1)]
   rows, long = fitting_rows(own, examples, longest_row(own, max_length), cut)
   logits = logits_of(own, rows, batch_size, report)
-  if own.task.head == "regress":
+  if own.task.head in NUMBERS:
     numbers = own.task.decode(examples, rows, logits, names)
     return [Classified([], number, i in long) for i, number in enumerate(numbers)]
   found = []

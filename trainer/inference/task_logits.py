@@ -28,9 +28,10 @@ from trainer.loading import Loaded
 from trainer.texts import InputError, chunks
 
 # Heads that answer a question, and what to call them.
-TEXTS = ("classify", "regress", "words_classify", "words_pair"), "a head that decides about texts, as sst2 trains it"
+NUMBERS = "regress", "words_regress"
+TEXTS = ("classify", "words_classify", "words_pair", *NUMBERS), "a head that decides about texts, as sst2 trains it"
 WORDS = ("tag", "spans", "words_tag"), "a head that finds entities, as conll2003 trains it"
-ANSWERS = ("answer",), "a head that answers questions, as squad trains it"
+ANSWERS = ("answer", "words_answer"), "a head that answers questions, as squad trains it"
 CHOICES = ("choose",), "a head that chooses, as swag trains it"
 _UNSAID = ("O",)  # all the labels of examples that nobody labelled
 WHOLE = 1 << 30  # tokens; no text has so many
@@ -80,7 +81,7 @@ def fitting_rows(own: Tuned, examples: Sequence, longest: int, cut: bool) -> tup
 
 def logits_of(own: Tuned, rows: list, batch_size: int, report: Report | None) -> list[np.ndarray]:
   """What the head says of each row, as the task's decoder takes it."""
-  by_column = own.words is None and KINDS[own.task.head].by_column
+  by_column = KINDS[own.task.head].by_column if own.words is None else own.words.by_column
   if own.words is None:
     pieces = max((len(columns) for row in rows for columns in row.mentions), default=1)
     pad = own.tokenizer.special.pad

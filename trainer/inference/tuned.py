@@ -98,6 +98,6 @@ def tuned(loaded: Loaded, folder: Path) -> Loaded:
 
 def _texts(task: Task) -> int | None:
   """Texts of an example where it is one of texts."""
-  if "classify" not in task.head and task.head not in ("regress", "words_pair"):
+  if "classify" not in task.head and task.head not in ("regress", "words_pair", "words_regress"):
     return None
   return len(task.read.texts) if isinstance(task.read, TextReader) else 1
