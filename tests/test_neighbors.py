@@ -107,15 +107,17 @@ def test_vectors_of_a_file_have_neighbours_of_their_own(released, tmp_path):
 
 
 def test_a_word_of_another_model_has_the_mean_of_its_pieces(bert):
-  """"raining" is several pieces, and what stands behind 38 of them is not read."""
+  """ "raining" is several pieces, and what stands behind 38 of them is not read."""
   texts = ["it was raining", "cats raining, dogs", " ".join(["cat"] * 40) + " raining"]
   (space,) = neighbors(bert, find(bert, "raining", texts), layers="last", top=5)
+
   def vector(text):
     (encoding,), states = bert.tokenizer.encode([text], specials=True), encode(bert, [text], layers=(2,)).layers[0, 0]
     start = text.index("raining")
     inside = [i for i, (first, end) in enumerate(encoding.offsets) if start <= first < end <= start + 7]
     assert len(inside) > 1
     return states[inside].mean(0)
+
   (near,) = space.neighbors
   assert (near.text, near.start) == (texts[1], 5)
   assert near.cosine == pytest.approx(cosine(vector(texts[0]), vector(texts[1])), abs=1e-5)

@@ -105,7 +105,6 @@ def test_what_transformers_loses_in_training_is_what_is_lost_here(name, tmp_path
   """The loss of transformers' own models on labels, by which their users train, is that of our kind of task."""
   import torch
 
-
   case, params = CASES[name], random_params(CASES[name].model)
   weights.save(tmp_path, case.family, case.model, params, case.special)
   model, given, head = from_pretrained(tmp_path), example(case), head_of(case)

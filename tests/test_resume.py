@@ -123,7 +123,11 @@ def test_kill_and_resume_give_the_same_state_hash(tenant, tmp_path, kill_at):
 @pytest.mark.parametrize(
   "point,n",
   [
-    ("before_save", 2), ("step", 3), LONGER("before_save", 1), LONGER("before_save", 3), LONGER("step", 1),
+    ("before_save", 2),
+    ("step", 3),
+    LONGER("before_save", 1),
+    LONGER("before_save", 3),
+    LONGER("step", 1),
     LONGER("step", 2),
   ],
 )
@@ -159,7 +163,10 @@ ROLLBACK = {"poisoned": (3, 4)}  # two in a row after step 3: back to step 2, on
 @pytest.mark.parametrize(
   "point,n",
   [
-    LONGER("rollback_begins", 1), ("before_rollback", 1), ("after_rollback", 1), LONGER("rolled_back", 1),
+    LONGER("rollback_begins", 1),
+    ("before_rollback", 1),
+    ("after_rollback", 1),
+    LONGER("rolled_back", 1),
     LONGER("step", 7),
   ],
 )
