@@ -260,8 +260,8 @@ def test_answer_prints_answers_with_their_characters(path, model, tmp_path, caps
   ("step", "unanswerable", "threshold"), [(8, True, -1.5), (4, True, 0.5), (6, True, 0), (8, False, 0)]
 )
 def test_a_run_leaves_questions_open_by_the_threshold_of_its_own_step(tmp_path, step, unanswerable, threshold):
-  figures = {"eval/f1": 0.5, "eval/best_f1_thresh": 0.5}
-  lines = [{"step": 4, **figures}, {"step": 6, "train/loss": 1.0}, {"step": 8, **figures, "eval/best_f1_thresh": -1.5}]
+  figures = {"eval/f1": 0.5, "eval/best_f1_thresh": 0.25, "eval/null_threshold": 0.5}
+  lines = [{"step": 4, **figures}, {"step": 6, "train/loss": 1.0}, {"step": 8, **figures, "eval/null_threshold": -1.5}]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
   assert with_threshold(AnswerDecoder(unanswerable=unanswerable), tmp_path, step).threshold == threshold
 

@@ -236,7 +236,14 @@ def test_the_threshold_is_that_of_the_official_scorer():
   assert task.evaluate(*given, ()) == pytest.approx({
     "exact_match": 3 / 5, "f1": 3 / 5, "HasAns/exact_match": 2 / 3, "HasAns/f1": 2 / 3, "NoAns/exact_match": 1 / 2,
     "NoAns/f1": 1 / 2, "best_exact": 3 / 5, "best_exact_thresh": -3, "best_f1": 3 / 5, "best_f1_thresh": -3,
+    "null_threshold": -3,
   })  # fmt: skip
   tuned = dataclasses.replace(task.decode, threshold=-3.0)
   assert task.figures(given[0], tuned(*given, ()))["f1"] == 3 / 5
+  # All answers are wrong, and surer than none: best is no answer at all, which the scorer's 0 would not give
+  given = answered("cbd", (-3.0, -2.0, -1.0), (["b"], [], ["b"]))
+  found = task.evaluate(*given, ())
+  assert (found["best_f1"], found["best_f1_thresh"], found["f1"]) == (pytest.approx(1 / 3), 0, 0)
+  tuned = dataclasses.replace(task.decode, threshold=found["null_threshold"])
+  assert task.figures(given[0], tuned(*given, ()))["f1"] == pytest.approx(1 / 3)
   assert "best_f1" not in registry.find("squad").evaluate(*answered("bc", (0.0, 0.0), (["b"], ["c"])), ())

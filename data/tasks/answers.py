@@ -17,6 +17,9 @@ from data.tasks.questions import QuestionExample
 from data.tasks.rows import TaskError, TaskRow
 from data.tokenizers import Tokenizer
 
+NULL_THRESHOLD = "null_threshold"  # figure of SQuAD 2.0
+OPEN = -1e9  # a threshold that leaves every question open
+
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # what the published programs take for space
 
 
@@ -297,7 +300,8 @@ def best_thresholds(
 ) -> Scores:
   """best_exact and best_f1 of any `threshold`, with best_exact_thresh and best_f1_thresh, as SQuAD 2.0's scorer finds.
 
-  It is given each question's best text, none of them left empty by a threshold.
+  It is given each question's best text, none of them left empty by a threshold. NULL_THRESHOLD is the threshold with
+  which the decoder itself has best_f1: best_f1_thresh, or OPEN where no answer at all is best.
   """
   texts, odds = decoder.with_odds(examples, rows, logits)
   gold = [[answer.text for answer in example.answers] for example in examples]
@@ -305,5 +309,5 @@ def best_thresholds(
   found = {}
   for name, short in (("exact_match", "exact"), ("f1", "f1")):
     best, threshold = best_threshold(scores[name], odds, list(map(bool, gold)), list(map(bool, texts)))
-    found |= {f"best_{short}": best, f"best_{short}_thresh": threshold}
-  return found
+    found |= {f"best_{short}": best, f"best_{short}_thresh": threshold if threshold > OPEN else 0.0}
+  return found | {NULL_THRESHOLD: max(threshold, OPEN)}

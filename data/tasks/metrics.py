@@ -95,14 +95,14 @@ def best_threshold(
   """(mean score, threshold) of SQuAD 2.0's scorer: with the best threshold, which answers of higher odds become "".
 
   The threshold rises over the odds, one question after the other: a question that has an answer then adds its score,
-  one that has none is lost if it was answered. The first best threshold counts, 0 where none is better than no answer
-  at all.
+  one that has none is lost if it was answered. The first best threshold counts, -inf where none is better than no
+  answer at all (the scorer says 0 there, as of probabilities, which have none below).
 
   Args:
     scores: of each answer as it is. odds: that the question has none. answered: whether the answer is not "".
   """
   total = best = float(sum(not there for there in has_answer))
-  threshold = 0.0
+  threshold = -math.inf
   for i in sorted(range(len(odds)), key=lambda i: odds[i]):
     total += scores[i] if has_answer[i] else -float(answered[i])
     if total > best:

@@ -6,10 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from data.tasks.answers import AnswerDecoder
+from data.tasks.answers import NULL_THRESHOLD, AnswerDecoder
 from trainer.logs import METRICS
 
-_THRESHOLD = "eval/best_f1_thresh"  # figure of SQuAD 2.0
+_THRESHOLD = f"eval/{NULL_THRESHOLD}"
 
 
 def with_threshold(decoder: AnswerDecoder, folder: Path, step: int | None) -> AnswerDecoder:

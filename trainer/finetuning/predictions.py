@@ -9,7 +9,7 @@ WORKDIR/predictions holds, whole or not at all:
 - run.json: the task, and the step of the parameters.
 
 Questions that may have no answer are left open by the threshold that was best on the dev file, so that the f1 which
-SQuAD 2.0's scorer gives to what is handed in for that file is the run's best_f1.
+SQuAD 2.0's scorer gives to predictions.json of that file, without the file of odds, is the run's best_f1.
 
 Each part is done once, and what a kill left undone is done by the next start.
 """
