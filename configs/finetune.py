@@ -49,6 +49,8 @@ from configs import common, elmo_tasks
 # examples, packed into fewer rows; length is tokens of an example at most, 0 where nobody published one. "" stands for
 # tasks without a line of their own.
 
+MENTIONS = ("open_entity", "tacred", "semeval", "redocred_types", "redocred_relations")
+
 # Where nobody published numbers for sentence embeddings: rate, epoch and warm-up of Reimers and Gurevych 2019 (section
 # 3.1). Their 16 pairs are classified; here the other pairs of a batch are the negatives, so there are more.
 EMBED = (64, 2e-5, 1, 0, {"task.warmup": 0.1})
@@ -58,6 +60,7 @@ EMBED = (64, 2e-5, 1, 0, {"task.warmup": 0.1})
 BERT = {"optimizer.schedule": "bert", "optimizer.clip": 1.0, "task.warmup": 0.1}
 BERT_TASKS = {
   "": (32, 2e-5, 3, 128, {}),
+  **dict.fromkeys(MENTIONS, (32, 2e-5, 3, 0, {})),
   "conll2003": (32, 5e-5, 3, 0, {}),
   "wnut17": (32, 5e-5, 3, 0, {}),
   "redocred_mentions": (32, 5e-5, 3, 0, {}),  # CoNLL's
@@ -82,8 +85,8 @@ ROBERTA_TASKS = {
   "mrpc": (16, 1e-5, 10, 512, {}),
   "cola": (16, 1e-5, 10, 512, {}),
   "stsb": (16, 2e-5, 10, 512, {}),
-  "squad": (48, 1.5e-5, 2, 512, {"optimizer.weight_decay": 0.01}),
-  "squad2": (48, 1.5e-5, 2, 512, {"optimizer.weight_decay": 0.01}),
+  "squad": (48, 1.5e-5, 2, 384, {"optimizer.weight_decay": 0.01}),  # its length is BERT's
+  "squad2": (48, 1.5e-5, 2, 384, {"optimizer.weight_decay": 0.01}),
   "swag": (16, 1e-5, 4, 512, {}),  # RACE's
   "race": (16, 1e-5, 4, 512, {}),
   "embed": EMBED,
@@ -128,14 +131,16 @@ def _electra(rate, layer_decay):
     "": (32, rate, 3, 128, {}), "mrpc": (32, rate, 3, 128, twice), "rte": (32, rate, 10, 128, {}),
     "stsb": (32, rate, 10, 128, number), "squad": two, "squad2": two,
     "conll2003": others, "wnut17": others, "redocred_mentions": others, "record": others, "swag": others,
-    "race": others, "embed": EMBED,
+    "race": others, "embed": EMBED, **dict.fromkeys(MENTIONS, others),
   }  # fmt: skip
 
 
 # Joshi et al. 2020 (appendix B: batch 16 or 32, 5e-6 to 5e-5), the released command lines' 2e-5 and optimiser.
 SPANBERT = {"optimizer.schedule": "linear", "optimizer.clip": 1.0, "task.warmup": 0.1}
 SPANBERT_TASKS = {
-  "": (32, 2e-5, 10, 128, {}),  # TACRED's too, whose mentions their program replaces by their types; here they stay
+  "": (32, 2e-5, 10, 128, {}),
+  **dict.fromkeys(MENTIONS, (32, 2e-5, 10, 0, {})),
+  "tacred": (32, 2e-5, 10, 128, {}),  # their program replaces mentions by their types; here they stay
   "cola": (32, 2e-5, 4, 128, {}),
   "conll2003": (32, 2e-5, 10, 0, {}),
   "wnut17": (32, 2e-5, 10, 0, {}),

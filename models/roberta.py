@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from models.bert import Bert, BertConfig, on_top, unshared
-from models.task_heads import POOLER
+from models.task_heads import TASK_HEADS
 
 PADDING = 1  # id of <pad>, and row of its position
-HEAD_DROPOUT = 0.0  # of the head with a layer of its own, which fairseq's configurations of GLUE leave at its default
+HEAD_DROPOUT = 0.0  # of heads of texts, which fairseq's configurations of GLUE and RACE leave at its default
 
 
 def build(config: Any, dtype: Any) -> Bert:
   """The RoBERTa of a resolved config."""
   fields = on_top(config)
-  if fields.get("summary", POOLER) != POOLER:
+  if any(name in TASK_HEADS and TASK_HEADS[name].text for name in fields["heads_on_top"]):
     fields["head_dropout"] = HEAD_DROPOUT
   return Bert(
     BertConfig(

@@ -152,7 +152,8 @@ def test_alberts_heads_and_robertas_of_texts_have_a_dropout_of_their_own():
   model = built("albert", "classify", **{"model.dropout": 0.0})
   assert (model.config.dropout, model.config.task_dropout) == (0.0, 0.1)
   for family, head, wanted in (
-    ("roberta", "classify", 0.0), ("roberta", "regress", 0.0), ("roberta", "tag", 0.2), ("bert", "classify", 0.2),
+    ("roberta", "classify", 0.0), ("roberta", "regress", 0.0), ("roberta", "choose", 0.0), ("roberta", "tag", 0.2),
+    ("bert", "classify", 0.2),
   ):  # fmt: skip
     assert built(family, head, **{"model.dropout": 0.2}).config.task_dropout == wanted
 
