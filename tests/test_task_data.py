@@ -16,6 +16,7 @@ from data.tasks import named_entities, pieces, questions, registry, tags
 from data.tasks.metrics import normalised
 from data.tasks.rows import TaskError
 from tests.task_rows import LETTERS
+from tests.test_task_file_damage import FILES
 from trainer.finetuning.data import task_data
 
 DATA = Path(__file__).parent.parent / "../shared/data"
@@ -279,22 +280,32 @@ def test_a_test_file_without_labels_is_only_answered(tmp_path, caplog):
     read(tmp_path, "squad2", test="test.json", limit=1)  # another key: a config's files are read once
 
 
-@pytest.mark.parametrize("file", ["test.tsv", "mine.tsv"])
-def test_glues_test_file_may_be_named(tmp_path, file):
+@pytest.mark.parametrize("file", ["test.tsv", "./test.tsv", "mine.tsv"])
+def test_a_test_file_of_glues_form_may_be_named(tmp_path, file):
+  """The official one is what is handed in; another is answered beside it."""
   for name in ("train.tsv", "dev.tsv"):
     (tmp_path / name).write_text("sentence\tlabel\na\t1\n")
   (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta\n")
   (tmp_path / file).write_text("index\tsentence\n8\ta\n")
   data = read(tmp_path, "sst2", test=file)
-  assert data.test is None and [example.name for example in data.blind["SST-2"].examples] == ["8"]
+  names = {name: [example.name for example in split.examples] for name, split in data.blind.items()}
+  assert data.test is None and names == ({"SST-2": ["8"]} if "test" in file else {"SST-2": ["7"], "test": ["8"]})
 
 
-def test_which_of_mnlis_files_without_labels_is_not_guessed(mnli):
-  data = read(mnli, "mnli", test="test_matched.tsv")
-  assert data.test is None and list(data.blind) == ["MNLI-m"]
+@pytest.mark.parametrize("file", ["test_matched.tsv", "./test_matched.tsv", "mine.tsv"])
+def test_which_of_mnlis_files_a_test_file_is_follows_from_where_it_stands(mnli, file):
   (mnli / "mine.tsv").write_text("index\tsentence1\tsentence2\n9\ta\tb\n")
-  with pytest.raises(TaskError, match="mine.tsv, line 2: says no answer, want one to score against"):
-    read(mnli, "mnli", test="mine.tsv")
+  data = read(mnli, "mnli", test=file)
+  assert data.test is None and list(data.blind) == (["MNLI-m", "test"] if file == "mine.tsv" else ["MNLI-m"])
+
+
+@pytest.mark.parametrize("field, name", [("relation", "label"), ("id", "id")])
+def test_what_no_file_can_hold_is_refused_before_training(tmp_path, field, name):
+  record = FILES["tacred"][0]
+  for file in ("train.json", "dev.json"):
+    (tmp_path / file).write_text(json.dumps([record | {field: "r\ud800"}]))
+  with pytest.raises(TaskError, match=f"{name}: got 'r.ud800', want Unicode without lone surrogates"):
+    read(tmp_path, "tacred")
 
 
 def test_names_of_figures_are_those_of_an_evaluation(mnli):

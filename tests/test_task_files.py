@@ -1,5 +1,6 @@
 """Files of mentions, relations, tags and types: what each says, and the one line about each that is wrong."""
 
+import json
 import random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from data.tasks import docred, entity_typing, named_entities, registry, relations, tags
 from data.tasks.rows import TaskError
 from tests.task_files import refused, write
+from tests.test_task_file_damage import FILES
 
 # Entity typing
 
@@ -284,6 +286,15 @@ def test_tasks_are_found_by_name(tmp_path):
     registry.find("conll")
   with pytest.raises(TaskError, match="got split 'valid', want one of \\['train', 'dev', 'test'\\]"):
     registry.find("open_entity").examples(tmp_path, "valid")
+
+
+@pytest.mark.parametrize("task", ["open_entity", "tacred", "redocred_relations"])
+def test_a_file_to_answer_need_not_say_what_is_true(tmp_path, task):
+  own = [{key: value for key, value in record.items() if key not in ("labels", "relation")} for record in FILES[task]]
+  (tmp_path / "test.json").write_text(json.dumps(own))
+  task = registry.find(task)
+  examples = task.read(tmp_path / "test.json")
+  assert examples and {task.gold(example) for example in examples} == {None}
 
 
 def test_a_file_without_labels_is_not_scored():

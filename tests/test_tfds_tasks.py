@@ -199,6 +199,13 @@ def test_a_run_has_the_same_rows_as_with_official_files(files, prepared, monkeyp
   assert found.fingerprint != wanted.fingerprint
 
 
+def test_the_official_test_split_may_be_named_and_a_slice_of_it_is_none(prepared):
+  data = run_data("tfds:glue/mnli", "mnli", test="test_matched")
+  assert (data.test, list(data.blind)) == (None, ["MNLI-mm", "MNLI-m"])
+  data = run_data("tfds:glue/mnli", "mnli", test="test_matched[:2]")
+  assert list(data.blind) == ["MNLI-m", "MNLI-mm", "test"] and len(data.blind["test"].rows) == 2
+
+
 def test_slices_are_named_like_files(prepared):
   data = run_data("tfds:glue/sst2", "sst2", train="train[:75%]", dev="train[75%:]", predictions=False)
   assert (len(data.train), len(data.dev.rows)) == (9, 3)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data.tasks.entity_typing import TypingExample
-from data.tasks.files import check_span, field, listed, read_json, strings
+from data.tasks.files import check_span, field, listed, optional, read_json, strings
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.relations import NONE, RelationExample, characters, joined
 from data.tasks.rows import TaskError
@@ -32,7 +32,7 @@ class _Mention:
 class _Document:
   sentences: list[list[str]]
   entities: list[list[_Mention]]
-  relations: dict[tuple[int, int], list[str]]
+  relations: dict[tuple[int, int], list[str]] | None  # None where the file says none, as DocRED's test file
   where: str
 
 
@@ -51,7 +51,8 @@ def read_typing(path: Path) -> list[TypingExample]:
 def read_relations(path: Path) -> list[RelationExample]:
   """An example for each ordered pair of entities with mentions side by side in a sentence, the first such.
 
-  A pair without a relation is an example of "no_relation"; one with several is left out, as an example has one.
+  A pair without a relation is an example of "no_relation"; one with several is left out, as an example has one. Where a
+  file says no relations, nobody knows those of its pairs.
   """
   return [example for document in _documents(path) for example in _pairs(document)]
 
@@ -63,7 +64,7 @@ def read_documents(path: Path) -> list[TaggedDocument]:
 
 def _pairs(document: _Document) -> Iterator[RelationExample]:
   for head, tail in itertools.permutations(range(len(document.entities)), 2):
-    relations = document.relations.get((head, tail), [NONE])
+    relations = [None] if document.relations is None else document.relations.get((head, tail), [NONE])
     sides = itertools.product(document.entities[head], document.entities[tail])
     near = [(a, b) for a, b in sides if a.sentence == b.sentence and not _overlap(a.span, b.span)]
     if near and len(relations) == 1:
@@ -101,14 +102,15 @@ def _document(record: object, where: str) -> _Document:
   for mentions in listed(record, "vertexSet", list, where):
     entities.append([_mention(mention, sentences, where) for mention in mentions])
   relations: dict[tuple[int, int], list[str]] = defaultdict(list)
-  for relation in field(record, "labels", list, where):
+  found = optional(record, "labels", list, where)
+  for relation in found or ():
     pair = tuple(field(relation, side, int, where) for side in ("h", "t"))
     if not all(0 <= entity < len(entities) for entity in pair):
       raise TaskError(
         f"{where}: got a relation of entities {pair}, want two of 0 to {len(entities) - 1}; correct the file"
       )
     relations[pair].append(field(relation, "r", str, where))
-  return _Document(sentences, entities, dict(relations), where)
+  return _Document(sentences, entities, None if found is None else dict(relations), where)
 
 
 def _words(words: object, where: str) -> list[str]:

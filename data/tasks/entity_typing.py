@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.tasks import pieces
-from data.tasks.files import check_span, field, label_ids, read_json, strings
+from data.tasks.files import check_span, field, label_ids, optional, read_json, strings
 from data.tasks.pieces import Pieces
 from data.tasks.rows import ENTITIES, TaskRow
 from data.tokenizers import Tokenizer
@@ -33,7 +33,7 @@ class TypingExample:
 def read_open_entity(path: Path) -> list[TypingExample]:
   """Examples of a file of the ERNIE split: a list of {"sent", "start", "end", "labels"}, spans in characters.
 
-  Brackets written "-LRB-" become "(" and ")".
+  Brackets written "-LRB-" become "(" and ")". A file that is only answered has no labels.
 
   Raises:
     TaskError: a file of another form, or a span outside its sentence.
@@ -47,7 +47,8 @@ def _open_entity(record: object, where: str) -> TypingExample:
   first, end = check_span(*edges, len(text), "mention", where)
   parts = [_unbracketed(part) for part in (text[:first], text[first:end], text[end:])]
   first, end = len(parts[0]), len(parts[0]) + len(parts[1])
-  return TypingExample("".join(parts), (first, end), tuple(strings(record, "labels", where)), where)
+  types = None if optional(record, "labels", list, where) is None else tuple(strings(record, "labels", where))
+  return TypingExample("".join(parts), (first, end), types, where)
 
 
 def _unbracketed(text: str) -> str:

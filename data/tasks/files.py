@@ -102,6 +102,17 @@ def field(record: Any, name: str, kind: type, where: str) -> Any:
   return value
 
 
+def check_unicode(text: str, name: str, where: str) -> None:
+  """Raises TaskError where a text, as JSON can write it, has half of a surrogate pair, which no file can hold."""
+  if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    raise TaskError(f"{where}: {name}: got {text!a:.60}, want Unicode without lone surrogates; correct the file")
+
+
+def optional(record: Any, name: str, kind: type, where: str) -> Any:
+  """`field`, or None where the record does not have it, as files without answers do not."""
+  return None if isinstance(record, dict) and name not in record else field(record, name, kind, where)
+
+
 def listed(record: Any, name: str, kind: type, where: str) -> list:
   """`record[name]`, which must be a list of values that are all of `kind`; raises TaskError that says `where`."""
   values = field(record, name, list, where)

@@ -12,6 +12,7 @@ from typing import Any
 
 from data.tasks import tags
 from data.tasks.certainty import Beside
+from data.tasks.files import check_unicode
 from data.tasks.glue import TextReader
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.rows import TaskError
@@ -74,7 +75,9 @@ def has_form(task: Task) -> bool:
 
 
 def check_names(task: Task, examples: Sequence) -> None:
-  """Raises TaskError where answers are handed in by the examples' names and two have the same."""
+  """Raises TaskError for a name that cannot be written, and for two that are the same where they are handed in."""
+  for example in examples:
+    check_unicode(task.identity(example), "id", example.where)
   if _FORMATS.get(task.name) not in (_texts, _texts_and_odds):
     return
   counts = Counter(map(task.identity, examples))

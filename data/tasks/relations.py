@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.tasks import pieces
-from data.tasks.files import check_span, field, label_ids, read_json, read_lines, strings
+from data.tasks.files import check_span, field, label_ids, optional, read_json, read_lines, strings
 from data.tasks.pieces import Part, Pieces
 from data.tasks.rows import ENTITIES, TaskError, TaskRow
 from data.tokenizers import Tokenizer
@@ -42,7 +42,8 @@ class RelationExample:
 def read_tacred(path: Path) -> list[RelationExample]:
   """Examples of a TACRED file: a list of {"token", "subj_start", "subj_end", "obj_start", ..., "relation"}.
 
-  Ends are of the last token. The text is the tokens with a space between each two.
+  Ends are of the last token. The text is the tokens with a space between each two. A file that is only answered has no
+  relations.
 
   Raises:
     TaskError: a file of another form, or mentions outside the sentence or over one another.
@@ -56,7 +57,7 @@ def _tacred(record: object, where: str) -> RelationExample:
   for name in ("subj", "obj"):
     first, last = (field(record, f"{name}_{edge}", int, where) for edge in ("start", "end"))
     spans.append(check_span(first, last + 1, len(tokens), name, where))
-  example = joined(tokens, *spans, field(record, "relation", str, where), where)
+  example = joined(tokens, *spans, optional(record, "relation", str, where), where)
   return dataclasses.replace(example, name=field(record, "id", str, where)) if "id" in record else example
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data import draws
 from data.tasks import predictions, registry
-from data.tasks.files import RecordFile, digest
+from data.tasks.files import RecordFile, check_unicode, digest
 from data.tasks.rows import TaskError
 from data.tasks.texts import both_orders
 from trainer.rules import ConfigError
@@ -166,6 +166,8 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   else:
     train, dev = examples, _load(task, settings, "dev")
   labels = tuple(task.label_list(examples))  # of the whole file: neither a limit nor a split hides a class
+  for label in labels:
+    check_unicode(label, "label", f"{settings.file('train')}")
   train = train[: settings.limit] if settings.limit else train
   train = both_orders(train) if settings.both_orders else train
   if not train or not dev:
@@ -196,12 +198,12 @@ def _unknown(task: registry.Task, part: list) -> list:
 
 
 def _only_answered(task: registry.Task, test: list, settings: _Settings) -> str:
-  """The name under which a test file without any label is handed in; "" where it is one to score."""
+  """What a test file without any label is answered as: by the name of what is handed in for it where it is an official
+  one, else as "test"; "" where it is one to score."""
   if not settings.answers or not test or len(_unknown(task, test)) < len(test):
     return ""
-  official = [name for name, file in task.blind.items() if file == settings.test]
-  alone = [*task.blind] if len(task.blind) == 1 else [] if task.blind else ["test"]
-  return (official or alone or [""])[0]
+  own = settings.file("test")
+  return next((name for name, file in task.blind.items() if task.file(settings.folder, file) == own), "test")
 
 
 def _held(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...], settings: _Settings) -> Split:

@@ -21,8 +21,9 @@ import models
 from data import entity_vocabulary
 from data.entity_vocabulary import EntityError, EntityVocabulary
 from data.tasks import registry
+from data.tasks.answers import NULL_THRESHOLD
 from data.tasks.rows import ENTITIES, TaskError
-from data.tasks.task import MENTIONS
+from data.tasks.task import MENTIONS, named
 from data.tokenizers import Tokenizer, TokenizerError
 from data.tokenizers.added import copied_row
 from models.electra import ElectraConfig
@@ -196,9 +197,9 @@ def _task_entities(config: ConfigDict, start: Pretrained) -> EntityVocabulary | 
 
 def _finish(config: ConfigDict, data: TaskData) -> None:
   """Fills what follows from the number of examples and their labels."""
-  chosen, known = config.select_by, data.figure_names()
-  if chosen and chosen not in known and not chosen.endswith(("loss", "accuracy")):
-    raise ConfigError(f"config key select_by: got {chosen!r}, want a held-out figure: {', '.join(known)}, or loss")
+  chosen, known = config.select_by, _selectable(config, data)
+  if chosen and chosen not in known:
+    raise ConfigError(f"config key select_by: got {chosen!r}, want a held-out figure: {', '.join(known)}")
   config.objective.labels = data.labels
   epoch = data.epoch_size(config.batch_size)
   config.steps = config.steps or epoch * config.task.epochs
@@ -206,6 +207,16 @@ def _finish(config: ConfigDict, data: TaskData) -> None:
   config.optimizer.warmup_steps = config.optimizer.warmup_steps or int(config.task.warmup * config.steps)
   if (frozen := _frozen(config)) and not config.stages:
     config.stages = ({"steps": config.steps, "freeze": frozen},)
+
+
+def _selectable(config: ConfigDict, data: TaskData) -> list[str]:
+  """Names of what a run reports of its held-out files, without thresholds: official figures, then what is computed of
+  each batch. Compared texts and numbers are neither right nor wrong, and compared texts have no loss."""
+  kind = config.objective.kind
+  reported = () if kind == EMBED else ("loss", "task_loss") if kind == "regress" else ("loss", "task_loss", "accuracy")
+  official = [name for name in data.figure_names() if not name.endswith(("thresh", NULL_THRESHOLD))]
+  own = [figure for name in ("", *data.further) for figure in named(name, dict.fromkeys(reported, 0.0))]
+  return list(dict.fromkeys([*official, *own]))
 
 
 def _frozen(config: ConfigDict) -> tuple[str, ...]:
