@@ -10,9 +10,10 @@ evaluation on the dev file, whose figure chooses the epoch; the test file, where
 end with the parameters that were chosen: `test/f1` and the like.
 
 Tasks: named entities (conll2003, wnut17: BiLSTM and CRF), classes of a sentence (sst2, sst5, cola: BiLSTM, maximum and
-mean over its words), of a pair of sentences (snli, mnli, qnli, rte, mrpc, qqp, wnli; a number in stsb: aligned by
-attention, Chen et al. 2017), answers in passages (squad, squad2: attention between question and passage and of the
-passage to itself, Clark and Gardner 2018). Settings, after the task:
+mean over its words), of a pair of sentences, a number, or which of several sentences goes with another (snli, mnli,
+qnli, rte, mrpc, qqp, wnli; stsb; swag, race: aligned by attention, Chen et al. 2017), answers in passages (squad,
+squad2: attention between question and passage and of the passage to itself, Clark and Gardner 2018). Settings, after
+the task:
 
     place=input | output | both | none     where ELMo's vectors stand beside what is there
     mixture=learned | equal | top | first | 0 | 1 | 2 ...     of layers, at each place of its own: weights that are
@@ -53,9 +54,13 @@ RECIPES = {
   "mrpc": PAIR,
   "qqp": PAIR,
   "stsb": ("regress", *PAIR[1:4], "spearman", *PAIR[5:]),
+  "swag": ("choose", *PAIR[1:]),
+  "race": ("choose", *PAIR[1:]),
   "squad": ANSWER,
   "squad2": (*ANSWER[:4], "best_f1", *ANSWER[5:]),
 }
+# Words of a sentence at most, or of a window of a passage; RACE's articles are longer.
+LENGTH, LENGTHS = 256, {"race": 510, "squad": 382, "squad2": 382}
 SETTINGS = {
   "place": ("input", "output", "both", "none"),
   "mixture": ("learned", "equal", "top", "first", *map(str, range(9))),
@@ -80,7 +85,7 @@ def get_config(variant="wnut17"):
     raise common.VariantError(f"setting 'network': got linear for {name}, want lstm: a passage has to be read")
   config.task = _task(name, epochs, chosen.get("bilm", "frozen"))
   config.data = common.ConfigDict()
-  config.data.length = 382 if answers else 256  # words of a sentence at most, of a passage those of a window
+  config.data.length = LENGTHS.get(name, LENGTH)
   config.data.workers = 0  # threads that make batches; 0 = one
   config.data.prefetch = 4  # batches made ahead of the step
   config.model = common.ConfigDict()

@@ -2,8 +2,8 @@
 
 ELMo's vectors enter beside the word vectors (`input`), beside what the network's LSTMs say (`output`), or at both
 places, each with a mix of its own. Heads: classes of a sentence, tags of its words, tags decided together by a CRF,
-classes of a pair or a number, where in a passage the answer to a question stands. The language model starts each
-sentence from an empty state, so that a sentence has one answer.
+classes of a pair or a number, the one of several sentences that goes with another, where in a passage the answer to a
+question stands. The language model starts each sentence from an empty state, so that a sentence has one answer.
 
 Dropout stands on word vectors, between LSTM layers, on what they say of a word that is tagged or may be an answer's,
 and on what is pooled; ELMo's vectors have a rate of their own. Kernels begin Glorot uniform and biases at zeros, as in
@@ -34,9 +34,9 @@ from models.scalar_mix import ScalarMix, mix_axes, mixed_layers
 
 PLACES = {"none": (), "input": ("input",), "output": ("output",), "both": ("input", "output")}
 ENCODERS = ("lstm", "none")
-HEADS = ("classify", "tag", "crf", "pair", "regress", "answer")
-ALIGNED = ("pair", "regress")  # heads that read two sentences against each other
-UNNAMED = {"regress": 1, "answer": 2}  # heads whose outputs are no classes, and how many these are
+HEADS = ("classify", "tag", "crf", "pair", "regress", "choose", "answer")
+ALIGNED = ("pair", "regress", "choose")  # heads that read two sentences against each other
+UNNAMED = {"regress": 1, "choose": 1, "answer": 2}  # heads whose outputs are no classes, and how many these are
 
 
 class TaskNetworkError(ValueError):
@@ -56,7 +56,8 @@ class TaskNetworkConfig:
     encoder: `lstm`, or `none`: the head reads the vectors themselves, a linear probe.
     hidden: of LSTMs in one direction, and of a pair's dense layers. layers: of LSTMs.
     dropout: of all but ELMo's vectors.
-    head: one of HEADS; `pair` has classes of two sentences, `regress` a number, `answer` a first and a last word.
+    head: one of HEADS; `pair` has classes of two sentences, `regress` a number, `choose` one of the first sentence with
+      each other, `answer` a first and a last word.
     labels: names of the classes, where there are such.
     dtype: of matrix products.
   """
@@ -107,8 +108,8 @@ class TaskNetworkConfig:
 
   @property
   def sentences(self) -> int:
-    """Of an example."""
-    return 2 if self.head in (*ALIGNED, "answer") else 1
+    """Of an example; where one is chosen, at least so many."""
+    return 3 if self.head == "choose" else 2 if self.head in (*ALIGNED, "answer") else 1
 
   @property
   def by_word(self) -> bool:
@@ -163,7 +164,7 @@ class Heads(nn.Module):
 
   inputs: int
   outputs: int
-  kind: str  # tag, classify or regress
+  kind: str  # tag, classify, regress or choose
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -192,7 +193,7 @@ class TaskNetwork(nn.Module):
     if c.head == "answer":
       self.reader = PassageReader(c.encoded_size, c.hidden, c.dropout, c.dtype)
     else:
-      kind = "tag" if c.by_word else "regress" if c.head == "regress" else "classify"
+      kind = "tag" if c.by_word else c.head if c.head in UNNAMED else "classify"
       self.heads = Heads(c.decided_size, c.outputs, kind)
 
   def __call__(self, words: Array, index: Array, lengths: Array, ids: Array, key: Array | None = None) -> Array:
@@ -203,31 +204,37 @@ class TaskNetwork(nn.Module):
       key: switches dropout on.
     Returns:
       float32 [B, 1, outputs] of a sentence or pair; [B, K, classes] of words, emissions where a CRF decides, and
-      without meaning behind a sentence; [B, K + 1, 2] of the columns of a passage, which is sentence 0.
+      without meaning behind a sentence; [B, A - 1] of choices; [B, K + 1, 2] of the columns of a passage, which is
+      sentence 0.
     Raises:
       TaskNetworkError: an example has another number of sentences than the head reads.
     """
-    head, sentences = self.config.head, index.shape[1]
-    if sentences != (wanted := self.config.sentences):
-      raise TaskNetworkError(f"batch: got {sentences} sentences of an example, want {wanted} of {head}")
+    c, (rows, sentences) = self.config, index.shape[:2]
+    if sentences < c.sentences or sentences > c.sentences and c.head != "choose":
+      raise TaskNetworkError(f"batch: got {sentences} sentences of an example, want {c.sentences} of {c.head}")
     read_key, head_key = split_key(key, 2)
     x, mask = self.encode(words, index, lengths, ids, read_key)
-    pairs = lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:])
-    if head == "answer":
-      return self.reader(pairs(x), pairs(mask), head_key)
-    if self.config.aligns:
-      return self.heads(self.pair(pairs(x), pairs(mask), head_key))[:, None]
-    if self.config.by_word:
+    if c.by_word:
       return self.heads(x)
-    x = self._pool(x, mask)
-    return self.heads(dropout(x, self.config.dropout, head_key))[:, None]
+    if c.head == "classify":
+      return self.heads(dropout(self._pool(x, mask), c.dropout, head_key))[:, None]
+    x, mask = (_beside_first(leaf.reshape(rows, sentences, *leaf.shape[1:])) for leaf in (x, mask))
+    if c.head == "answer":
+      return self.reader(x, mask, head_key)
+    found = self.heads(self._compared(x, mask, head_key))
+    return found.reshape(rows, sentences - 1) if c.head == "choose" else found[:, None]
 
   def _pool(self, x: Array, mask: Array) -> Array:
-    """One vector of each example."""
+    """One vector of each sentence."""
     mean = mean_of_words(x, mask)
-    if self.config.head in ALIGNED:
-      return compare(mean[0::2], mean[1::2])
     return mean if self.config.encoder == "none" else jnp.concatenate([mean, max_of_words(x, mask)], axis=-1)
+
+  def _compared(self, x: Array, mask: Array, key: Array | None) -> Array:
+    """One vector of each pair of sentences, x [N, 2, K, D], mask [N, 2, K]."""
+    if self.config.aligns:
+      return self.pair(x, mask, key)
+    means = (mean_of_words(x[:, side], mask[:, side]) for side in (0, 1))
+    return dropout(compare(*means), self.config.dropout, key)
 
   def encode(
     self, words: Array, index: Array, lengths: Array, ids: Array, key: Array | None = None
@@ -273,7 +280,7 @@ class TaskNetwork(nn.Module):
   def axes(self) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     """Parameter path -> axis names, first match; every leaf has a rule and every rule a leaf."""
     c = self.config
-    heads = r"^heads/(classify|tag|regress)/"
+    heads = r"^heads/(classify|tag|regress|choose)/"
     rules = [*READER_AXES] if c.head == "answer" else [(heads + "kernel$", ("embed", None)), (heads + "bias$", (None,))]
     if c.places:
       rules += [(rf"^bilm/{pattern.removeprefix('^')}", names) for pattern, names in Elmo(c.bilm, parent=None).axes()]
@@ -287,6 +294,12 @@ class TaskNetwork(nn.Module):
   def table_sizes(self) -> dict[str, int]:
     """Real sizes of the axes that are padded: the biLM's."""
     return Elmo(self.config.bilm, parent=None).table_sizes() if self.config.places else {}
+
+
+def _beside_first(x: Array) -> Array:
+  """The first of A sentences with each of the others: x [B, A, ...] -> [B (A - 1), 2, ...]."""
+  first = jnp.broadcast_to(x[:, :1], x[:, 1:].shape)
+  return jnp.stack([first, x[:, 1:]], axis=2).reshape(-1, 2, *x.shape[2:])
 
 
 def _uniform(bound: float) -> Any:

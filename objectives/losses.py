@@ -31,6 +31,15 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
   return jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
+def choice_losses(logits: Array, weights: Array) -> tuple[Array, Array]:
+  """(what each choice of a row would cost as the right one, whether none has a larger logit), both [B, K].
+
+  logits, weights: [B, K]; a place of weight 0 is no choice.
+  """
+  logits = jnp.where(weights > 0, logits, -1e9)
+  return jax.nn.logsumexp(logits, axis=1, keepdims=True) - logits, logits >= jnp.max(logits, axis=1, keepdims=True)
+
+
 @jax.custom_vjp
 def tied_cross_entropy(x: Array, table: Array, bias: Array, labels: Array) -> tuple[Array, Array]:
   """Cross entropy and `is_top` of the logits x table^T + bias, of which only a chunk is ever in memory.

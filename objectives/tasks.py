@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from data.batch import Entities, Labelled, Tokens
@@ -19,7 +18,7 @@ from models.heads import gather_columns
 from models.layers import split_key
 from models.luke import Luke
 from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
-from objectives.losses import binary_cross_entropy, cross_entropy, is_top
+from objectives.losses import binary_cross_entropy, choice_losses, cross_entropy, is_top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +59,7 @@ def _numbers(logits: Array, batch: Labelled) -> tuple[Array, None]:
 
 def _choices(logits: Array, batch: Labelled) -> tuple[Array, Array]:
   """A row is one question; its labels of weight are its choices. Each costs as if it were the right one."""
-  logits = jnp.where(batch.weights > 0, logits, -1e9)
-  return jax.nn.logsumexp(logits, axis=1, keepdims=True) - logits, logits >= jnp.max(logits, axis=1, keepdims=True)
+  return choice_losses(logits, batch.weights)
 
 
 def _answers(logits: Array, batch: Labelled) -> tuple[Array, Array]:

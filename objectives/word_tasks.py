@@ -1,9 +1,10 @@
 """Tasks on whole words: what a labelled sentence costs a network that reads words and, where it does, ELMo.
 
 Classes of sentences, pairs and words cost their cross entropy, meaned over the labels of a batch, a number its squared
-error, the first and the last word of an answer each its cross entropy over the words of the passage and no answer; the
-tags of a CRF cost -log p of the sentence, meaned over sentences. The weights of a mix may be held to the plain average
-by l2 * sum of w^2 over all places (Peters et al. 2018, section 3.4).
+error, the right one of several sentences its cross entropy over them, the first and the last word of an answer each its
+cross entropy over the words of the passage and no answer; the tags of a CRF cost -log p of the sentence, meaned over
+sentences. The weights of a mix may be held to the plain average by l2 * sum of w^2 over all places (Peters et al. 2018,
+section 3.4).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from data.batch import LabelledWords
 from models.crf import allowed_paths, best_path, log_likelihood
 from models.task_networks import TaskNetwork
 from objectives.base import Array, Draws, Terms, mean_losses, rate, tally
-from objectives.losses import cross_entropy, is_top
+from objectives.losses import choice_losses, cross_entropy, is_top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,11 @@ class WordTaskObjective:
     return self.model.table_sizes()
 
   def counts(self, batch: LabelledWords) -> Terms:
-    weights = _of_sentences(batch.weights) if self.model.config.head == "crf" else batch.weights
-    return {"task": jnp.sum(weights)} | ({"mixture": jnp.ones(())} if self.penalised else {})
+    head, weights = self.model.config.head, batch.weights
+    if head == "choose":
+      weights = weights * batch.labels  # the right choice of each example
+    count = jnp.sum(_of_sentences(weights) if head == "crf" else weights)
+    return {"task": count} | ({"mixture": jnp.ones(())} if self.penalised else {})
 
   def sums(
     self, params: dict, carry: None, batch: LabelledWords, draws: Draws, train: bool
@@ -82,13 +86,16 @@ class WordTaskObjective:
     return self.model.apply({"params": params}, batch.words, batch.index, batch.lengths, batch.ids, key)
 
   def _labels(self, params: dict, logits: Array, batch: LabelledWords, train: bool) -> tuple[Array, dict[str, Array]]:
-    outputs = {} if train else {"outputs": logits}
-    if self.model.config.head == "regress":
-      return jnp.sum(jnp.square(logits - batch.several)[..., 0] * batch.weights), outputs
-    if self.model.config.head == "answer":
-      logits = jnp.swapaxes(logits, 1, 2)  # [B, 2, columns], beside the two labels
-    hits = tally(is_top(logits, batch.labels), batch.weights)
-    return jnp.sum(cross_entropy(logits, batch.labels) * batch.weights), {"task": hits} | outputs
+    outputs, head, weights = {} if train else {"outputs": logits}, self.model.config.head, batch.weights
+    if head == "regress":
+      return jnp.sum(jnp.square(logits - batch.several)[..., 0] * weights), outputs
+    if head == "choose":
+      losses, hits = choice_losses(logits, weights)
+      weights = weights * batch.labels
+    else:
+      logits = jnp.swapaxes(logits, 1, 2) if head == "answer" else logits  # [B, 2, columns], beside the two labels
+      losses, hits = cross_entropy(logits, batch.labels), is_top(logits, batch.labels)
+    return jnp.sum(losses * weights), {"task": tally(hits, weights)} | outputs
 
   def _sequences(
     self, params: dict, emissions: Array, batch: LabelledWords, train: bool

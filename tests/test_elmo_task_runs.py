@@ -150,6 +150,12 @@ def test_numbers_are_learned(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_right_choice_is_learned(run, tmp_path):
+  config = config_of(run, "swag,vectors=tuned", task__epochs=12)
+  assert fit(config, tmp_path / "swag")[0]["metrics"]["best/accuracy"] > 0.8
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task, figure", [("squad", "f1"), ("squad2", "best_f1")])
 def test_questions_are_answered_from_passages(run, tmp_path, task, figure):
   config = config_of(run, f"{task},vectors=tuned", task__epochs=25)

@@ -61,6 +61,7 @@ def test_the_recipe_has_the_published_numbers():
     assert numbers(elmo_tasks.get_config(name)) == numbers(snli)
   stsb = elmo_tasks.get_config("stsb")
   assert (stsb.objective.kind, stsb.select_by) == ("regress", "spearman")
+  assert numbers(elmo_tasks.get_config("swag")) == numbers(snli) == numbers(elmo_tasks.get_config("race"))
   squad, squad2 = (elmo_tasks.get_config(name) for name in ("squad", "squad2"))
   assert numbers(squad) == numbers(squad2) == (45, 1e-3, 5.0, 0.001, 90, 1) and squad.task.epochs == 24
   assert (squad.model.dropout, squad.optimizer.b2, squad.data.length, squad.model.place) == (0.2, 0.9, 382, "both")
@@ -238,7 +239,7 @@ def test_words_from_the_seed_are_those_that_training_shows_twice(run, tmp_path):
   "variant, labels",
   [
     ("wnut17", None), ("wnut17,network=linear", None), ("sst2,vectors=tuned", 20), ("snli,vectors=tuned", 20),
-    ("stsb,vectors=tuned", 20), ("squad,vectors=tuned", 40),
+    ("stsb,vectors=tuned", 20), ("squad,vectors=tuned", 40), ("swag,vectors=tuned", 80),
   ],
 )  # fmt: skip
 def test_synthetic_batches_have_one_shape_and_the_fields_of_real_ones(run, variant, labels):

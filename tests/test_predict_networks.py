@@ -19,7 +19,7 @@ from tests.word_task_runs import NUMBERS, config_of, elmo_run, task_folder
 from trainer.checkpoints import Checkpoints
 from trainer.config import to_json
 from trainer.finetuning.feed import TaskFeed
-from trainer.inference import answer, classify, encode, load_model, tag
+from trainer.inference import answer, choose, classify, encode, load_model, tag
 from trainer.programs import Program, Setup
 from trainer.texts import InputError
 
@@ -133,6 +133,14 @@ def test_an_answer_is_between_the_best_columns_of_its_network(network, capsys, t
   assert record["answer"] == best[0]
 
 
+def test_choices_are_compared_by_their_network(network):
+  loaded = load_model(network("swag,vectors=tuned"))
+  (found, fewer) = choose(loaded, ["the cat", "the cat saw"], [["a cat", "anna", "in rome"], ["rome", "paris"]])
+  want = softmax(logits_alone(loaded, ["the", "cat"], ["a", "cat"], ["anna"], ["in", "rome"]))
+  close(found.probabilities, want)
+  assert found.number == int(np.argmax(want)) and len(fewer.probabilities) == 2
+
+
 def test_tags_are_the_best_sequence_that_the_scheme_allows(network, capsys):
   """By every sequence of tags of a short sentence."""
   folder = network("wnut17")
@@ -160,7 +168,7 @@ def test_tags_are_the_best_sequence_that_the_scheme_allows(network, capsys):
 def test_the_network_has_none_of_the_other_answers(network, tmp_path, capsys, argv):
   (tmp_path / "a.txt").write_text("the cat\n")
   argv = [argument.replace("{tmp}", str(tmp_path)) for argument in argv]
-  line = f"has no {argv[0]}, want classify, tag or answer of it"
+  line = f"has no {argv[0]}, want classify, tag, answer or choose of it"
   refused(capsys, [argv[0], f"--model={network('wnut17')}", *argv[1:]], line)
   with pytest.raises(InputError, match="want a model with a head that answers questions.*its heads: crf"):
     answer(load_model(network("wnut17")), ["a"], ["b"])

@@ -49,7 +49,9 @@ def batch_of(model, seed=0):
   rng = np.random.default_rng(seed)
   ints = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
   sentences = model.config.sentences
-  lengths = np.int32([[7, 3], [4, 5], [3, 7], [2, 4]])[:, :sentences]
+  lengths = np.int32([[7, 3, 4, 5], [4, 5, 7, 0], [3, 7, 2, 6], [2, 4, 4, 3]])
+  lengths = lengths[:, : 4 if model.config.head == "choose" else sentences]
+  sentences = lengths.shape[1]
   shape = (ROWS, sentences, COLUMNS)
   count = COLUMNS - 2 if is_tagger(model) else 1
   weights = np.float32(np.arange(count) < lengths[:, :1] - 2) if is_tagger(model) else np.ones((ROWS, 1), np.float32)
@@ -122,6 +124,7 @@ def elmo_start():
     {"head": "pair"},
     {"head": "pair", "encoder": "none", "mixture": "equal"},
     {"head": "regress", "labels": ("score",)},
+    {"head": "choose", "labels": ()},
     {"head": "answer", "labels": ()},
     {"place": "none"},
     {"place": "output", "mixture": "top", "head": "tag"},
@@ -286,6 +289,21 @@ def test_a_number_is_read_as_a_pair_is_and_has_one_output():
   assert np.allclose(found, wanted[..., :1], atol=1e-6)
 
 
+def test_choices_are_pairs_of_the_first_sentence_with_each_other():
+  model, pair = network(head="choose", labels=()), network(head="pair", labels=("no", "yes"))
+  batch, own = batch_of(model), params_of(model)
+  found = run(model, batch)[0]
+  assert found.shape == (ROWS, 3) and model.config.classes == 0 and np.isfinite(found).all()
+  kernel = np.concatenate([own["heads"]["choose"]["kernel"]] * 2, axis=1)
+  heads = {"classify": {"kernel": kernel, "bias": np.repeat(own["heads"]["choose"]["bias"], 2)}}
+  for choice in range(3):
+    two = {name: getattr(batch, name)[:, [0, choice + 1]] for name in ("index", "lengths", "ids")}
+    wanted = run(pair, dataclasses.replace(batch, **two), params=own | {"heads": heads})[0]
+    assert np.allclose(found[:, choice], wanted[:, 0, 0], atol=1e-5)
+  with pytest.raises(TaskNetworkError, match="got 2 sentences of an example, want 3 of choose"):
+    run(model, dataclasses.replace(batch, **two))
+
+
 def test_an_answer_is_read_from_the_passage_and_the_question():
   """Of the words of both, which `tests/test_passage_reader.py` knows."""
   model = network(head="answer", labels=())
@@ -349,7 +367,7 @@ def test_sentences_do_not_see_each_other():
   [
     ({"place": "above"}, "place: got 'above', want one of none, input, output, both"),
     ({"encoder": "gru"}, "encoder: got 'gru', want one of lstm, none"),
-    ({"head": "choose"}, "head: got 'choose', want one of classify, tag, crf, pair, regress, answer"),
+    ({"head": "spans"}, "head: got 'spans', want one of classify, tag, crf, pair, regress, choose, answer"),
     ({"head": "answer", "encoder": "none"}, "encoder: got none with head=answer, want lstm: a passage has to be read"),
     ({"bilm": None}, "bilm: got none with place=both, want a language model, or place=none"),
     (

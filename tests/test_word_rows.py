@@ -15,13 +15,14 @@ from data.batch import LabelledWords
 from data.characters import BEGIN, END, Spellings, spell
 from data.tasks import registry, tagging, tags
 from data.tasks.batches import Shape, TaskPipeline, in_order
+from data.tasks.choices import ChoiceExample
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.questions import Answer, QuestionExample
 from data.tasks.rows import TaskError, WordRow
 from data.tasks.tagging import TagPieces, tag_labels
 from data.tasks.texts import TextExample
 from data.tasks.word_batches import WordShape, spelled_words
-from data.tasks.word_rows import AnswerWords, TagWords, TextWords, words_of
+from data.tasks.word_rows import AnswerWords, ChoiceWords, TagWords, TextWords, words_of
 from data.word_vectors import WordVocabulary
 from tests.task_rows import LETTERS, by_words, document, said
 
@@ -316,6 +317,19 @@ def test_right_columns_of_all_windows_are_the_answers():
     parts = placed.parts(padded, by_column=True)
     found = task.decode(examples, made, parts, ())
     assert found[0] == "Rome, Italy" and found[3] == "" and (found[1] == "") == (name == "squad2")
+
+
+def test_a_question_of_choices_is_a_row_of_its_text_and_them():
+  examples = [ChoiceExample("1", "a b c", ("d", ""), 1), ChoiceExample("2", "a", ("b", "c", "d e"), None)]
+  rows = ChoiceWords(max_words=2)(examples, ())
+  assert [row.sentences for row in rows] == [(("a", "b"), ("d",), ("",)), (("a",), ("b",), ("c",), ("d", "e"))]
+  assert [row.labels.tolist() for row in rows] == [[0, 1], [0, 0, 0]]
+  placed = WordShape(WordVocabulary(())).collate(rows)
+  assert placed.batch.weights.tolist() == [[1, 1, 0], [1, 1, 1]]
+  assert placed.batch.lengths.tolist() == [[4, 3, 3, 0], [3, 3, 3, 4]]
+  parts = placed.parts(np.float32([[1, 2, 9], [0, 3, 1]]))
+  assert [part.tolist() for part in parts] == [[1, 2], [0, 3, 1]]
+  assert registry.find("race").put("words_choose").decode(examples, rows, parts, ()) == [1, 1]
 
 
 def test_a_number_stands_beside_its_class():

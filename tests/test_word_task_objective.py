@@ -44,8 +44,8 @@ def batch_of(objective):
   rng = np.random.default_rng(0)
   ints = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
   head = objective.model.config.head
-  labels = {"tag": COLUMNS - 2, "crf": COLUMNS - 2, "answer": 2}.get(head, 1)
-  sentences, several = objective.model.config.sentences, None
+  labels = {"tag": COLUMNS - 2, "crf": COLUMNS - 2, "answer": 2, "choose": 3}.get(head, 1)
+  sentences, several = 4 if head == "choose" else objective.model.config.sentences, None
   lengths = np.repeat(LENGTHS[:, None], sentences, axis=1)
   sizes = LENGTHS[:, None] - 2 if head in ("tag", "crf") else labels * (LENGTHS[:, None] > 0)
   weights = np.float32(np.arange(labels) < sizes)
@@ -55,6 +55,8 @@ def batch_of(objective):
   words, index, ids, classes = ints(90, 2, WORDS, 1), ints(WORDS, *shape), ints(VECTORS, *shape), ints(3, ROWS, labels)
   if head == "answer":
     classes = np.minimum(classes, np.maximum(LENGTHS - 2, 0)[:, None])  # columns that there are
+  if head == "choose":
+    classes, weights[1, 2] = np.int32([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]), 0  # row 1 has two choices
   batch = LabelledWords(words, index, lengths, ids, classes, weights, several)
   validate(batch)
   return batch
@@ -105,6 +107,20 @@ def test_a_number_costs_its_squared_error_and_nothing_is_right_or_wrong():
   batch, (_, statistics) = batch_of(objective), judged(objective)
   errors = (statistics["outputs"] - batch.several)[:3, 0, 0] ** 2
   assert figures(objective) == pytest.approx({"loss": errors.mean(), "task_loss": errors.mean()}, abs=1e-5)
+
+
+def test_the_right_choice_costs_its_cross_entropy_over_the_choices_of_its_row():
+  objective = objective_of(head="choose", labels=(), place="none", bilm=None)
+  batch, (_, statistics) = batch_of(objective), judged(objective)
+  losses, hits = [], []
+  for row, (right, count) in enumerate(((1, 3), (0, 2), (2, 3))):
+    logits = np.float64(statistics["outputs"][row, :count])
+    losses.append(np.log(np.exp(logits).sum()) - logits[right])
+    hits.append(logits[right] >= logits.max())  # words may be the same
+  assert statistics["outputs"].shape == (ROWS, 3) and objective.counts(batch)["task"] == 3
+  assert figures(objective) == pytest.approx(
+    {"loss": np.mean(losses), "task_loss": np.mean(losses), "accuracy": np.mean(hits)}, rel=1e-5
+  )
 
 
 def test_an_answer_costs_the_cross_entropy_of_both_its_ends_over_the_columns():
@@ -197,7 +213,10 @@ def stepped(objective, transform=sgd, rate=0.1, steps=1, **settings):
   return start, jax.device_get(state), jax.device_get(report)
 
 
-@pytest.mark.parametrize("changes", [{"vectors": 0, "encoder": "none"}, {"head": "answer", "labels": ()}])
+@pytest.mark.parametrize(
+  "changes",
+  [{"vectors": 0, "encoder": "none"}, {"head": "answer", "labels": ()}, {"head": "choose", "labels": ()}],
+)
 def test_micro_batches_give_the_same_update(changes):
   """Of sentences of unlike lengths, with the mix's penalty."""
   objective = objective_of(place="input", **changes)

@@ -102,9 +102,19 @@ def questions(path, count, seed, unanswerable=False):
   path.write_text(json.dumps({"data": [{"title": "Cat", "paragraphs": paragraphs}]}))
 
 
+def choices(path, count, seed):
+  """SWAG's columns: of four endings the one with the word of the first text is right."""
+  rng, lines = np.random.default_rng(seed), ["sent1,sent2,ending0,ending1,ending2,ending3,label"]
+  for _ in range(count):
+    words = rng.permutation((*GOOD, *BAD))[:4]
+    right = int(rng.integers(4))
+    lines.append(f"the cat is {words[right]},a cat,{','.join(f'is {word}' for word in words)},{right}")
+  path.write_text("\n".join(lines) + "\n")
+
+
 def task_folder(folder):
-  """Files of wnut17, sst2, snli, stsb (numbers.tsv, numbers_dev.tsv) and both SQuADs under their official names, and
-  vectors of five words beside their folder."""
+  """Files of wnut17, sst2, snli, swag, stsb (numbers.tsv, numbers_dev.tsv) and both SQuADs under their official names,
+  and vectors of five words beside their folder."""
   folder.mkdir()
   splits = (("wnut17train.conll", 60, 0), ("emerging.dev.conll", 20, 1), ("emerging.test.annotated", 20, 2))
   for name, count, seed in splits:
@@ -115,6 +125,8 @@ def task_folder(folder):
     pairs(folder / name, count, seed)
   for name, count, seed in (("numbers.tsv", 100, 0), ("numbers_dev.tsv", 20, 1)):
     numbers(folder / name, count, seed)
+  for name, count, seed in (("train.csv", 100, 0), ("val.csv", 20, 1)):
+    choices(folder / name, count, seed)
   for version in ("1.1", "2.0"):
     for name, count, seed in (("train", 80, 0), ("dev", 20, 1)):
       questions(folder / f"{name}-v{version}.json", count, seed, unanswerable=version == "2.0")

@@ -125,7 +125,7 @@ def _stream_contradictions(config: ConfigDict, stages: tuple) -> Iterator[str]:
 
 
 def _word_task_contradictions(config: ConfigDict) -> Iterator[str]:
-  model, unnamed = config.model, ("regress", "answer")  # kinds without classes
+  model, unnamed = config.model, ("regress", "choose", "answer")  # kinds without classes
   kinds = ("crf", "tag", "classify", "pair", *unnamed)
   if config.objective.name != "word_task":
     return

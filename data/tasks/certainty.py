@@ -117,6 +117,7 @@ _HEADS: dict[str, Callable[..., list[Beside]]] = {
   "tag": _of_tags,
   "type": _of_types,
   "words_answer": _of_answers,
+  "words_choose": _of_one,
   "words_classify": _of_one,
   "words_pair": _of_one,
   "words_regress": _nothing,

@@ -125,6 +125,12 @@ def _filled(question: str, option: str) -> str:
   return filled if blanks else f"{question} {option}"
 
 
+def choice_arrays(example: ChoiceExample) -> tuple[np.ndarray, np.ndarray]:
+  """(labels int32[k] of the choices, 1 = the right one, weights float32[k], all 1)."""
+  right = -1 if example.label is None else example.label
+  return (np.arange(len(example.choices)) == right).astype(np.int32), np.ones(len(example.choices), np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class ChoiceRows:
   """Questions to rows: each choice as a pair `[CLS] text [SEP] choice [SEP]` of its own, side by side in one row.
@@ -152,9 +158,8 @@ class ChoiceRows:
       sizes = shortened(len(first), len(second), room)
       parts.append(pieces.pair(tokenizer, first[: sizes[0]], second[: sizes[1]])[:2])
     begins = np.cumsum([0, *(len(ids) for ids, _ in parts[:-1])]).astype(np.int32)
-    labels = (np.arange(len(parts)) == (-1 if example.label is None else example.label)).astype(np.int32)
     ids, types = (np.concatenate(each) for each in zip(*parts))
-    return TaskRow(ids, types, labels, np.ones(len(parts), np.float32), cls=begins, parts=begins, example=i)
+    return TaskRow(ids, types, *choice_arrays(example), cls=begins, parts=begins, example=i)
 
 
 def decode(

@@ -146,6 +146,7 @@ def _choice_task(name: str, **changes: Any) -> Task:
     part=lambda example: example.part,
     identity=lambda example: example.name,
     group=lambda example: example.text,
+    others={"words_choose": {"rows": word_rows.ChoiceWords()}},
   )
   return dataclasses.replace(base, **changes)
 

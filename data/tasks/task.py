@@ -34,7 +34,7 @@ class Task:
 
   Attributes:
     head: kind of the model's head: type, relate, spans, cloze, answer, tag, classify, regress, choose, words_tag,
-      words_classify, words_pair, words_regress or words_answer; embed where there is none.
+      words_classify, words_pair, words_regress, words_choose or words_answer; embed where there is none.
     files: official file of each split (train, and dev and test where there are such with labels) in the task's folder.
     further: held-out files besides, by the name that their figures begin with.
     blind: official files without labels, by the name of the file that is handed in for each.

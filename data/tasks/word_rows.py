@@ -10,6 +10,7 @@ import numpy as np
 
 from data.streams import windows
 from data.tasks.answers import windows_of
+from data.tasks.choices import ChoiceExample, choice_arrays
 from data.tasks.named_entities import TaggedDocument
 from data.tasks.questions import QuestionExample
 from data.tasks.rows import WordRow
@@ -62,12 +63,7 @@ class TextWords:
 
   def __call__(self, examples: Sequence[TextExample], labels: Sequence[str]) -> list[WordRow]:
     """One row an example; raises TaskError for a label that there is not."""
-    texts = [text for example in examples for text in example.texts]
-    divided = Words(SPECIALS, split=self.split).words(texts)
-    long = sum(len(words) > self.max_words for words in divided)
-    if long:
-      _log.warning("texts: %d of %d have more than %d words and are cut", long, len(texts), self.max_words)
-    sentences = iter([tuple(words[: self.max_words]) or ("",) for words in divided])
+    sentences = iter(_cut([text for example in examples for text in example.texts], self.split, self.max_words))
     return [
       self._row(tuple(next(sentences) for _ in example.texts), example, labels, i) for i, example in enumerate(examples)
     ]
@@ -110,6 +106,36 @@ class AnswerWords:
         passage = tuple(example.passage[a:b] for a, b in window.offsets.tolist()) or ("",)
         rows.append(WordRow((passage, question), columns, weights, i, window))
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceWords:
+  """Questions to rows: the text, then its choices, a sentence each; labels of the choices, 1 = the right one.
+
+  Attributes:
+    split: how texts are divided into words.
+    max_words: a longer text is cut at its end.
+  """
+
+  split: str = "marks"
+  max_words: int = MAX_WORDS
+
+  def __call__(self, examples: Sequence[ChoiceExample], labels: Sequence[str]) -> list[WordRow]:
+    """One row a question."""
+    texts = [text for example in examples for text in (example.text, *example.choices)]
+    sentences = iter(_cut(texts, self.split, self.max_words))
+    return [
+      WordRow(tuple(next(sentences) for _ in range(1 + len(example.choices))), *choice_arrays(example), i)
+      for i, example in enumerate(examples)
+    ]
+
+
+def _cut(texts: Sequence[str], split: str, most: int) -> list[tuple[str, ...]]:
+  """The words of texts, at most so many of each; one of no character where there is none."""
+  divided = Words(SPECIALS, split=split).words([*texts])
+  if long := sum(len(words) > most for words in divided):
+    _log.warning("texts: %d of %d have more than %d words and are cut", long, len(texts), most)
+  return [tuple(words[:most]) or ("",) for words in divided]
 
 
 def words_of(rows: Iterable[WordRow]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from data import word_vectors
 from data.characters import LENGTH
 from data.tasks import registry
 from data.tasks.word_batches import WordShape
-from data.tasks.word_rows import AnswerWords, TextWords, words_of
+from data.tasks.word_rows import AnswerWords, ChoiceWords, TextWords, words_of
 from data.tokenizers.words import SPECIALS, Words
 from data.word_vectors import VectorError, WordVectors, WordVocabulary
 from models.published import allennlp, files
@@ -35,7 +35,7 @@ from trainer.texts import TOKENIZER, load_tokenizer
 # Kind of head -> that of the task which is put to it
 FORMS = {
   "crf": "words_tag", "tag": "words_tag", "classify": "words_classify", "pair": "words_pair",
-  "regress": "words_regress", "answer": "words_answer",
+  "regress": "words_regress", "choose": "words_choose", "answer": "words_answer",
 }  # fmt: skip
 SEEN = 2  # times that training shows a word which gets a vector from the seed; the others share one
 VECTOR_SIZE = 100  # of vectors from the seed
@@ -210,7 +210,7 @@ def _form(config: ConfigDict) -> WordForm:
 
 def _split(config: ConfigDict, form: WordForm) -> str:
   """How texts are divided into words: as the task's are, or, where its files have words, as the biLM's were."""
-  if isinstance(form.task.rows, (TextWords, AnswerWords)):
+  if isinstance(form.task.rows, (TextWords, ChoiceWords, AnswerWords)):
     return form.task.rows.split
   own = Path(config.init_from) / TOKENIZER
   return load_tokenizer(own).split if config.init_from and own.is_dir() else "marks"

@@ -28,8 +28,8 @@ def refuse_network(loaded: Loaded, what: str) -> None:
   """Raises InputError for the network of a task on an ELMo, which has no `what`."""
   if isinstance(loaded.model, TaskNetwork):
     raise InputError(
-      f"model {loaded.source}: is a task's network on an ELMo, which has no {what}, want classify, tag or answer of "
-      "it; the ELMo itself is that of the run's init_from"
+      f"model {loaded.source}: is a task's network on an ELMo, which has no {what}, want classify, tag, answer or "
+      "choose of it; the ELMo itself is that of the run's init_from"
     )
 
 

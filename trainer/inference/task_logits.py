@@ -32,7 +32,7 @@ NUMBERS = "regress", "words_regress"
 TEXTS = ("classify", "words_classify", "words_pair", *NUMBERS), "a head that decides about texts, as sst2 trains it"
 WORDS = ("tag", "spans", "words_tag"), "a head that finds entities, as conll2003 trains it"
 ANSWERS = ("answer", "words_answer"), "a head that answers questions, as squad trains it"
-CHOICES = ("choose",), "a head that chooses, as swag trains it"
+CHOICES = ("choose", "words_choose"), "a head that chooses, as swag trains it"
 _UNSAID = ("O",)  # all the labels of examples that nobody labelled
 WHOLE = 1 << 30  # tokens; no text has so many
 
