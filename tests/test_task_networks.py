@@ -1,8 +1,6 @@
 """Networks of tasks on ELMo: what stands where, what words they read, and that padding changes nothing."""
 
 import dataclasses
-import functools
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,88 +9,31 @@ import pytest
 from ml_collections import ConfigDict
 
 import objectives
-from data.batch import LabelledWords, validate
-from models.elmo import Elmo, ElmoConfig
-from models.esim import compare
-from models.passage_reader import PassageReader
-from models.paths import map_named, named_leaves
+from data.batch import LabelledWords
+from models.elmo import Elmo
+from models.paths import named_leaves
 from models.scalar_mix import MixtureError
 from models.sharding import axis_names
-from models.task_networks import TaskNetwork, TaskNetworkConfig, TaskNetworkError
-from tests.lstm_oracle import both_directions
-
-GROUPS, ROWS, COLUMNS, WORDS, VECTORS = 2, 4, 7, 8, 20
-LABELS = ("O", "B-PER", "I-PER")
-BILM = ElmoConfig(  # words from a table: what spells them is no matter of these networks
-  vocab_size=90, input="words", characters=6, char_embedding=3, filters=((1, 4), (2, 4)), activation="relu",
-  highway=1, layers=2, cell=4, projection=3, cell_clip=3.0, projection_clip=3.0, skip=True, dropout=0.0,
-  recompute_gates=False, unroll=1, heads_on_top=(),
-)  # fmt: skip
-BOTH = TaskNetworkConfig(
-  bilm=BILM, place="both", mixture="learned", layer_norm=False, elmo_dropout=0.25, vectors=VECTORS, vector_size=5,
-  encoder="lstm", hidden=4, layers=1, dropout=0.5, head="classify", labels=LABELS,
-)  # fmt: skip
-# What reads nothing but one layer of the biLM
-PROBE = dataclasses.replace(BOTH, place="input", vectors=0, encoder="none", mixture="top", head="tag")
-
-
-def network(config=BOTH, **changes):
-  return TaskNetwork(dataclasses.replace(config, **changes))
-
-
-def is_tagger(model):
-  return model.config.head in ("tag", "crf")
-
-
-def batch_of(model, seed=0):
-  """Sentences of all lengths, one of no words among them; what must not be read is random."""
-  rng = np.random.default_rng(seed)
-  ints = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
-  sentences = model.config.sentences
-  lengths = np.int32([[7, 3, 4, 5], [4, 5, 7, 0], [3, 7, 2, 6], [2, 4, 4, 3]])
-  lengths = lengths[:, : 4 if model.config.head == "choose" else sentences]
-  sentences = lengths.shape[1]
-  shape = (ROWS, sentences, COLUMNS)
-  count = COLUMNS - 2 if is_tagger(model) else 1
-  weights = np.float32(np.arange(count) < lengths[:, :1] - 2) if is_tagger(model) else np.ones((ROWS, 1), np.float32)
-  words, index, ids = ints(90, GROUPS, WORDS, BILM.characters), ints(WORDS, *shape), ints(VECTORS, *shape)
-  batch = LabelledWords(words, index, lengths, ids, ints(3, ROWS, count), weights)
-  validate(batch)
-  return batch
-
-
-def inputs(batch):
-  return batch.words, batch.index, batch.lengths, batch.ids
-
-
-@functools.cache
-def shapes(model):
-  init = lambda: model.init(jax.random.key(0), *inputs(batch_of(model)), method="everything")["params"]
-  return jax.eval_shape(init)
-
-
-@functools.cache
-def params_of(model):
-  """Parameters without zeros, drawn by their paths, so that networks share what they have in common."""
-  draw = lambda path, leaf: np.float32(np.random.default_rng(zlib.crc32(path.encode())).normal(0, 0.6, leaf.shape))
-  return map_named(draw, shapes(model))
-
-
-@functools.cache
-def compiled(model):
-  """jitted (params, *inputs) -> (logits, what the head reads of each word, where words stand)."""
-
-  def both(params, *arguments):
-    logits = model.apply({"params": params}, *arguments)
-    return logits, *model.apply({"params": params}, *arguments, method="encode")
-
-  return jax.jit(both)
-
-
-def run(model, batch, *key, params=None):
-  params = params_of(model) if params is None else params
-  return jax.tree.map(np.asarray, compiled(model)(params, *inputs(batch), *key))
-
+from models.task_networks import TaskNetworkError
+from tests.word_networks import (
+  BILM,
+  BOTH,
+  COLUMNS,
+  GROUPS,
+  LABELS,
+  PROBE,
+  ROWS,
+  VECTORS,
+  alone,
+  batch_of,
+  compiled,
+  inputs,
+  is_tagger,
+  network,
+  params_of,
+  run,
+  shapes,
+)
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
@@ -156,20 +97,6 @@ def test_row_zero_of_the_table_begins_at_zeros():
 # --- what a word is read by -------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def reader():
-  """jitted (params, words, index [1, L], lengths [1]) -> the layers of one sentence from an empty state."""
-  model = Elmo(BILM)
-  return jax.jit(lambda params, *of: model.apply({"params": params}, *of, model.empty_carry(1), method="encode")[0])
-
-
-def alone(params, batch, row, sentence=0):
-  """The biLM's layers [T + 1, m, 2P] of a sentence's words, read by itself with the words of its row's group."""
-  words, size = batch.words[row // (ROWS // GROUPS)][None], batch.lengths[row, sentence]
-  layers = reader()(params["bilm"], words, batch.index[row, sentence][None], size[None]).layers
-  return np.asarray(layers)[:, 0, 1 : size - 1]
-
-
 @pytest.mark.parametrize("mixture, layer", [("top", 2), ("0", 0)])
 def test_a_probe_reads_one_layer_at_each_word(mixture, layer):
   """Word k in column k + 1, of its own group's words, every sentence from an empty state; boundaries are left out."""
@@ -213,107 +140,6 @@ def test_dropout_has_a_rate_for_word_vectors_and_one_for_elmo():
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
-
-
-def pools(x, mask):
-  """(mean, maximum) of each sentence's words, zeros where it has none."""
-  own = [sentence[words] if words.any() else np.zeros((1, x.shape[-1])) for sentence, words in zip(x, mask)]
-  return np.array([words.mean(0) for words in own]), np.array([words.max(0) for words in own])
-
-
-def last(params, x):
-  return x @ params["heads"]["classify"]["kernel"] + params["heads"]["classify"]["bias"]
-
-
-def test_a_sentence_is_the_mean_and_the_maximum_of_its_words():
-  model = network()
-  logits, x, mask = run(model, batch_of(model))
-  assert np.allclose(logits[:, 0], last(params_of(model), np.concatenate(pools(x, mask), axis=-1)), atol=1e-5)
-
-
-def test_a_probe_of_sentences_reads_their_means_alone():
-  model = network(encoder="none", place="input")
-  logits, x, mask = run(model, batch_of(model))
-  assert np.allclose(logits[:, 0], last(params_of(model), pools(x, mask)[0]), atol=1e-5)
-
-
-def test_a_probe_of_pairs_compares_their_means():
-  """Both sentences with the words of the row's group."""
-  model = network(PROBE, head="pair")
-  batch, params = batch_of(model), params_of(model)
-  logits, x, mask = run(model, batch)
-  for row in range(ROWS):
-    for sentence in (0, 1):
-      states = params["mix"]["input"]["gamma"] * alone(params, batch, row, sentence)[2]
-      assert np.allclose(x[2 * row + sentence][mask[2 * row + sentence]], states, atol=1e-5)
-  a, b = pools(x, mask)[0].reshape(ROWS, 2, -1).swapaxes(0, 1)
-  wanted = last(params, np.concatenate([a, b, a - b, a * b], axis=-1))
-  assert np.allclose(logits[:, 0], wanted, atol=1e-5)
-
-
-def softmax(x):
-  x = np.exp(x - x.max(-1, keepdims=True))
-  return x / x.sum(-1, keepdims=True)
-
-
-def esim(params, a, b):
-  """Chen et al. (2017), equations 11 to 18, of two sentences without padding."""
-  scores = a @ b.T
-  found = []
-  for own, other in ((a, softmax(scores) @ b), (b, softmax(scores.T) @ a)):
-    x = np.asarray(compare(own, other)) @ params["projection"]["kernel"] + params["projection"]["bias"]
-    found.append(both_directions(np.maximum(x, 0), params["composition"]["layer_0"]))
-  pooled = np.concatenate([pool for x in found for pool in (x.mean(0), x.max(0))])
-  return np.maximum(pooled @ params["dense"]["kernel"] + params["dense"]["bias"], 0)
-
-
-def test_a_pair_is_read_as_by_esim():
-  model = network(head="pair")
-  batch, params = batch_of(model), params_of(model)
-  found, x, _ = run(model, batch)
-  x = x.reshape(ROWS, 2, COLUMNS - 2, -1)
-  for row, (first, second) in enumerate(batch.lengths - 2):
-    if first and second:
-      wanted = last(params, esim(params["pair"], x[row, 0, :first], x[row, 1, :second]))
-      assert np.allclose(found[row, 0], wanted, atol=1e-5)
-  assert np.isfinite(found).all()
-
-
-def test_a_number_is_read_as_a_pair_is_and_has_one_output():
-  model, pair = network(head="regress", labels=("score",)), network(head="pair")
-  batch, own = batch_of(model), params_of(model)
-  kernel = np.concatenate([own["heads"]["regress"]["kernel"]] * 3, axis=1)
-  heads = {"classify": {"kernel": kernel, "bias": np.repeat(own["heads"]["regress"]["bias"], 3)}}
-  found, wanted = run(model, batch)[0], run(pair, batch, params=own | {"heads": heads})[0]
-  assert found.shape == (ROWS, 1, 1) and model.config.classes == 0
-  assert np.allclose(found, wanted[..., :1], atol=1e-6)
-
-
-def test_choices_are_pairs_of_the_first_sentence_with_each_other():
-  model, pair = network(head="choose", labels=()), network(head="pair", labels=("no", "yes"))
-  batch, own = batch_of(model), params_of(model)
-  found = run(model, batch)[0]
-  assert found.shape == (ROWS, 3) and model.config.classes == 0 and np.isfinite(found).all()
-  kernel = np.concatenate([own["heads"]["choose"]["kernel"]] * 2, axis=1)
-  heads = {"classify": {"kernel": kernel, "bias": np.repeat(own["heads"]["choose"]["bias"], 2)}}
-  for choice in range(3):
-    two = {name: getattr(batch, name)[:, [0, choice + 1]] for name in ("index", "lengths", "ids")}
-    wanted = run(pair, dataclasses.replace(batch, **two), params=own | {"heads": heads})[0]
-    assert np.allclose(found[:, choice], wanted[:, 0, 0], atol=1e-5)
-  with pytest.raises(TaskNetworkError, match="got 2 sentences of an example, want 3 of choose"):
-    run(model, dataclasses.replace(batch, **two))
-
-
-def test_an_answer_is_read_from_the_passage_and_the_question():
-  """Of the words of both, which `tests/test_passage_reader.py` knows."""
-  model = network(head="answer", labels=())
-  batch, own = batch_of(model), params_of(model)
-  found, x, mask = run(model, batch)
-  pairs = lambda leaf: leaf.reshape(ROWS, 2, *leaf.shape[1:])
-  reader = PassageReader(model.config.encoded_size, 4, 0.0)
-  wanted = jax.jit(reader.apply)({"params": own["reader"]}, pairs(x), pairs(mask))
-  assert found.shape == (ROWS, COLUMNS - 1, 2) and model.config.classes == 0
-  assert np.allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["crf", "pair", "answer"])
