@@ -96,14 +96,17 @@ class AnswerWords:
 
   def __call__(self, examples: Sequence[QuestionExample], labels: Sequence[str]) -> list[WordRow]:
     """Rows of two labels; their `window` is an `answers.Window`. Weights are 0 where nobody says what is right."""
-    words, passages = Words(SPECIALS, split=self.split), dict.fromkeys(example.passage for example in examples)
-    offsets = dict(zip(passages, (encoding.offsets for encoding in words.encode([*passages])), strict=True))
-    asked = words.words([example.question for example in examples])
+    divide = Words(SPECIALS, split=self.split)
+    texts = list(dict.fromkeys(example.passage for example in examples))  # questions of one share its words
+    offsets = [encoding.offsets for encoding in divide.encode(texts)]
+    passages = dict(zip(texts, zip(offsets, divide.words(texts), strict=True), strict=True))
+    asked = divide.words([example.question for example in examples])
     rows = []
     for i, (example, question) in enumerate(zip(examples, asked, strict=True)):
       question = tuple(question[: self.max_query]) or ("",)
-      for columns, weights, window in windows_of(example, offsets[example.passage], self.max_words, self.stride, 1):
-        passage = tuple(example.passage[a:b] for a, b in window.offsets.tolist()) or ("",)
+      places, words = passages[example.passage]
+      for columns, weights, window in windows_of(example, places, self.max_words, self.stride, 1):
+        passage = tuple(words[window.first : window.first + len(window.offsets)]) or ("",)
         rows.append(WordRow((passage, question), columns, weights, i, window))
     return rows
 
