@@ -1,17 +1,23 @@
 """LSTMs in two directions against a loop over the words of one sentence at a time, and PyTorch's."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.lstm import BiLstm, lstm_axes
+from models.lstm import BiLstm, _orthogonal, lstm_axes
 from models.paths import named_leaves
 from models.sharding import axis_names
 from tests.lstm_oracle import both_directions
 
+ROOT = Path(__file__).parents[1]
 INPUTS, HIDDEN, LAYERS = 5, 4, 2
 LENGTHS = (6, 1, 0, 4)
 MASK = np.arange(6) < np.array(LENGTHS)[:, None]
@@ -121,3 +127,31 @@ def test_the_same_as_pytorch():
     wanted, _ = torch.nn.utils.rnn.pad_packed_sequence(peer(packed)[0], batch_first=True)
   found = compiled()(params_of(), words(), MASK)
   assert np.allclose(np.asarray(found)[rows], wanted.numpy(), atol=1e-5)
+
+
+def test_recurrent_kernels_begin_as_those_of_flax():
+  """The Q of NumPy's QR decomposition of the same draws, with the diagonal of its R above 0."""
+  rows, shape = 6, (2, 6, 4, 6)
+  found = np.asarray(_orthogonal(jax.random.key(3), shape)).reshape(2, rows, -1)
+  for key, kernel in zip(jax.random.split(jax.random.key(3), 2), found):
+    q, r = np.linalg.qr(np.float64(jax.random.normal(key, (24, rows))))
+    np.testing.assert_allclose(kernel, (q * np.sign(np.diag(r))).T, atol=1e-5)
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(rows), atol=1e-6)
+    np.testing.assert_allclose(kernel, nn.initializers.orthogonal()(key, (rows, 24)), atol=1e-5)
+
+
+def test_networks_of_any_size_begin_on_two_cores():
+  """LAPACK's QR of several kernels at once hung here for ever (jaxlib 0.10), as its threads waited for each other."""
+  layers = 4
+  program = f"""
+import jax
+from models.lstm import BiLstm
+import numpy as np
+model = BiLstm(200, 200, {layers}, 0.0)
+made = jax.jit(lambda: model.init(jax.random.key(0), np.zeros((1, 2, 200), np.float32), np.ones((1, 2), bool)))()
+print(len(jax.tree.leaves(made)))
+"""
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, few threads
+  command = [sys.executable, "-c", program]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, cwd=ROOT)
+  assert done.stdout.strip() == str(3 * layers), done.stderr
