@@ -99,8 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     if name in ("classify", "encode", "neighbors", "tag"):
       whose = "texts into words (space, or as trained)" if name == "tag" else "an ELMo's texts into words (as trained)"
       own.add_argument("--split", choices=SPLITS, help=f"what divides {whose}")
-    if name in ("classify", "choose"):
-      own.add_argument("--cut", action="store_true", help="cut longer texts, as training does")
+    if name in ("answer", "classify", "choose"):
+      whose = "questions" if name == "answer" else "texts"
+      own.add_argument("--cut", action="store_true", help=f"cut longer {whose}, as training does")
     if name in ("fill", "relate", "type"):
       own.add_argument("--spans", metavar="0:7,17:28", help="characters of the mentions in --text")
     if name in ("classify", "encode", "fill", "tag"):

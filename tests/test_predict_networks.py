@@ -18,6 +18,7 @@ from tests.test_predict_errors import refused
 from tests.word_task_runs import NUMBERS, config_of, elmo_run, task_folder
 from trainer.checkpoints import Checkpoints
 from trainer.config import to_json
+from trainer.exchange import export_run
 from trainer.finetuning.feed import TaskFeed
 from trainer.inference import answer, choose, classify, encode, load_model, tag
 from trainer.programs import Program, Setup
@@ -100,6 +101,26 @@ def test_a_pair_is_read_by_a_network_of_pairs(network):
   close(found.labels[0].probability, want.max())
   with pytest.raises(InputError, match="text 1: got one text, want a pair, as snli has: .*; give the second text too"):
     classify(loaded, ["the cat"])
+
+
+def test_a_network_goes_into_no_published_layout(network, tmp_path):
+  with pytest.raises(
+    InputError, match="is a task's network on an ELMo, which no published layout has; predict.py takes"
+  ):
+    export_run(network("sst2,vectors=tuned"), tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("call, line", [
+  (lambda sst2, swag: classify(sst2, "A film."), "texts: got the text 'A film.', want a list of texts"),
+  (lambda sst2, swag: classify(sst2, [None]), "texts: got None in the list, want texts"),
+  (lambda sst2, swag: choose(swag, ["a"], ["bc"]), "choices of text 1: got the text 'bc', want a list of texts"),
+  (lambda sst2, swag: choose(swag, "a", [["b", "c"]]), "texts: got the text 'a', want a list of texts"),
+])  # fmt: skip
+def test_a_text_is_no_list_of_its_characters(network, call, line):
+  with pytest.raises(InputError) as caught:
+    call(*(load_model(network(f"{task},vectors=tuned")) for task in ("sst2", "swag")))
+  assert str(caught.value) == line
 
 
 def test_a_number_is_that_of_its_network(network):

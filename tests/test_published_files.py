@@ -65,6 +65,17 @@ def test_what_is_read_is_what_was_written(tmp_path, part_bytes):
   assert read_config(tmp_path / "model") == CONFIG
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_all_files_may_be_read_by_those_who_may_read_the_others(tmp_path, mask):
+  before = os.umask(mask)
+  try:
+    export(tmp_path / "model", part_bytes=200, note="a")
+  finally:
+    os.umask(before)
+  modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+  assert len(modes) > 4 and set(modes.values()) == {0o666 & ~mask}
+
+
 def test_one_file_until_it_passes_the_part_size(tmp_path):
   total = sum(array.nbytes for array in tensors().values())
   for size, count in ((total, 1), (total - 1, 2)):

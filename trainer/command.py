@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +20,37 @@ from trainer.rules import ConfigError, nearest
 USER_ERROR = 2  # exit code of a wrong command line or config
 
 
+class Once(argparse.Action):
+  """A flag that is refused where it is given again: else the last one would hold without a word."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    given = vars(namespace).setdefault("given", set())
+    if self.dest in given:
+      parser.error(f"argument {option_string}: is given twice, want it once")
+    given.add(self.dest)
+    setattr(namespace, self.dest, values)
+
+
 class OneLineParser(argparse.ArgumentParser):
-  """argparse for the commands that take no config: a wrong line is one line on stderr and code 2, without the usage."""
+  """argparse for the commands that take no config: a wrong line is one line on stderr and code 2, without the usage.
+
+  A flag that takes a value is given once, and a mistyped one is named before those that lack.
+  """
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    self.register("action", None, Once)
+    self._arguments: Sequence[str] = ()
+
+  def parse_known_args(self, args=None, namespace=None):
+    self._arguments = sys.argv[1:] if args is None else args
+    return super().parse_known_args(args, namespace)
 
   def error(self, message: str):
+    flags = [argument.partition("=")[0] for argument in self._arguments if argument.startswith("--")]
+    known = [name for name in self._option_string_actions if name.startswith("--")]
+    if message.startswith("the following arguments are required") and (unknown := [f for f in flags if f not in known]):
+      message = f"unrecognized argument {unknown[0]}; did you mean {nearest(unknown[0], known)}?"
     self.exit(USER_ERROR, f"{self.prog}: {message}\n")
 
 
@@ -50,12 +77,18 @@ class Command:
   flags: SimpleNamespace
 
 
-def parse_command(argv: Sequence[str], flags: Sequence[Flag]) -> Command:
+def parse_command(
+  argv: Sequence[str], flags: Sequence[Flag], check: Callable[[Any, dict[str, str]], None] = lambda flags, keys: None
+) -> Command:
   """Reads the arguments after the program's name.
 
   `--name=value` and `--name value` are the same; a bool flag alone means true.
+
+  Args:
+    check: looks at (flags, keys of the config that are set) before the config is read, which may take a while.
   Raises:
-    ConfigError: one line for an unknown, repeated, missing or unreadable flag, and for all that `load` refuses.
+    ConfigError: one line for an unknown, repeated, missing or unreadable flag, and for all that `check` and `load`
+      refuse.
   """
   known = {flag.name: flag for flag in flags}
   given = _pairs(argv, known)
@@ -70,16 +103,19 @@ def parse_command(argv: Sequence[str], flags: Sequence[Flag]) -> Command:
       raise ConfigError(f"flag --{flag.name} is missing: {flag.help}")
   prefix = "config."
   overrides = {name.removeprefix(prefix): text for name, text in given.items() if name.startswith(prefix)}
+  check(SimpleNamespace(**values), overrides)
   return Command(load(given["config"], overrides), given["config"], overrides, SimpleNamespace(**values))
 
 
-def parse_or_exit(flags: Sequence[Flag], summary: str) -> Command:
+def parse_or_exit(
+  flags: Sequence[Flag], summary: str, check: Callable[[Any, dict[str, str]], None] = lambda flags, keys: None
+) -> Command:
   """`parse_command` of sys.argv; --help prints and ends with 0, a ConfigError prints its line and ends with 2."""
   if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
     print(usage(flags, summary))
     raise SystemExit(0)
   try:
-    return parse_command(sys.argv[1:], flags)
+    return parse_command(sys.argv[1:], flags, check)
   except ConfigError as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(USER_ERROR) from None

@@ -21,6 +21,7 @@ from models.paths import named_leaves
 from models.published import allennlp, weights
 from models.published.tasks import task_of
 from models.task_heads import scaled_numbers, target_scale
+from models.task_networks import TaskNetwork
 from objectives.state import State
 from trainer.checkpoints import Checkpoints
 from trainer.config import load, to_json
@@ -46,6 +47,11 @@ def export_run(source: Path, target: Path) -> dict[str, Any]:
     InputError, WeightsError: there is no such run, or `target` holds other things.
   """
   loaded, config = load_model(source, "float32"), read_config(source)
+  if isinstance(loaded.model, TaskNetwork):
+    raise InputError(
+      f"model {source}: is a task's network on an ELMo, which no published layout has; predict.py takes the run, and "
+      "the ELMo itself is that of its init_from"
+    )
   family, labels = config.model.name, tuple(config.objective.labels) if "labels" in config.objective else ()
   model, special = loaded.model, dataclasses.asdict(loaded.tokenizer.special)
   longest = None if isinstance(model, Elmo) else model.config.max_positions

@@ -115,7 +115,8 @@ class Live:
 
   def report(self, step: int, figures: dict[str, float]) -> None:
     """Shows figures; off a terminal, writes them with the time left."""
-    text = " ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())
+    kinds = dict.fromkeys(name.partition("/")[0] for name in figures)  # train, eval or test
+    text = " ".join([*kinds, *(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())])
     self._progress.update(self._task, completed=step, description=text)
     if not self._terminal:
       pace = (time.monotonic() - self._started) / max(step - self._first, 1)

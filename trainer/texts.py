@@ -79,6 +79,15 @@ def _holds_tokenizer(folder: Path) -> bool:
   return any(all((folder / name).is_file() for name in names) for names, _ in tokenizers.LAYOUTS)
 
 
+def check_list(texts: Sequence, name: str = "texts") -> None:
+  """Raises InputError for a text where a list of them is wanted: its characters would be taken for texts."""
+  if isinstance(texts, str):
+    raise InputError(f"{name}: got the text {texts!r:.60}, want a list of texts")
+  for each in texts:
+    if not isinstance(each, str | tuple | list):
+      raise InputError(f"{name}: got {each!r:.60} in the list, want texts")
+
+
 def read_lines(path: str) -> list[str]:
   """The lines of a UTF-8 file, or of stdin for `-`; text i is line i, and an empty line is an empty text.
 
@@ -98,7 +107,8 @@ def read_text(path: str, form: str) -> str:
     InputError: there is no such file, nothing in it, or it is not UTF-8.
   """
   if path != "-" and not Path(path).is_file():
-    raise InputError(f"input {path}: no such file, want a text file {form}, or - for stdin")
+    got = "is a folder" if Path(path).is_dir() else "no such file"
+    raise InputError(f"input {path}: {got}, want a text file {form}, or - for stdin")
   try:
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
   except OSError as error:

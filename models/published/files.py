@@ -242,9 +242,17 @@ def _parts(tensors: Mapping[str, np.ndarray], part_bytes: int) -> list[dict[str,
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
   try:
     save_file(tensors, path, metadata={"format": "pt"})  # without it transformers refuses the file
+    path.chmod(0o666 & ~_umask())  # as of any other file; safetensors leaves it to the owner alone
   except SafetensorError as error:
     dtypes = listed(sorted({str(tensor.dtype) for tensor in tensors.values()}))
     raise WeightsError(f"weights {path}: cannot be written from dtypes {dtypes}: {error}") from error
+
+
+def _umask() -> int:
+  """The process's mask of permissions, which can be asked only by setting it."""
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
 
 
 def _replace(temporary: Path, target: Path, replaced: Path) -> None:

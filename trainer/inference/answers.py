@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.inference.running import Report, columns_of, longest_of, refuse_long, run
 from trainer.loading import Loaded
-from trainer.texts import InputError
+from trainer.texts import InputError, check_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ def fill(
       `loaded.max_length`).
   """
   need(loaded, "mlm", "a head that predicts words")
+  check_list(texts)
   special, size = loaded.tokenizer.special, loaded.tokenizer.vocab_size
   if not 1 <= top <= size:
     raise InputError(f"top: got {top}, want a number from 1 to {size}, the pieces of the vocabulary")
@@ -99,6 +100,7 @@ def pair(
     InputError: the model was trained without the pair decision, or a pair is longer than `max_length`.
   """
   need(loaded, "pair", "a pair head, as training with objective.pair=nsp gives")
+  check_list(pairs, "pairs")
   sides = [[e.ids for e in loaded.tokenizer.encode([p[side] for p in pairs], specials=True)] for side in (0, 1)]
   rows = [np.append(first, second[1:]) for first, second in zip(*sides, strict=True)]  # one [CLS]
   longest = refuse_long(rows, longest_of(loaded, max_length))
@@ -130,6 +132,7 @@ def detect(
     InputError: the model is no discriminator, or a text is longer than `max_length`.
   """
   need(loaded, "rtd", "a discriminator (ELECTRA)")
+  check_list(texts)
   rows = [encoding.ids for encoding in loaded.tokenizer.encode(list(texts), specials=True)]
   longest = refuse_long(rows, longest_of(loaded, max_length))
   found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)

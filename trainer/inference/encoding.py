@@ -21,7 +21,7 @@ from trainer.inference.running import Report, longest_of, run
 from trainer.inference.word_encoding import WordEncodings
 from trainer.loading import Loaded
 from trainer.mention_lines import Span
-from trainer.texts import Chunk, InputError, refuse_beyond_memory
+from trainer.texts import Chunk, InputError, check_list, refuse_beyond_memory
 
 
 def refuse_network(loaded: Loaded, what: str) -> None:
@@ -110,6 +110,7 @@ def encode(
     InputError: a choice that the model does not have, spans that do not fit, or results larger than the memory here.
   """
   refuse_network(loaded, "encode")
+  check_list(texts)
   if isinstance(loaded.model, Elmo):
     if spans is not None or titles is not None:
       raise InputError(f"model {loaded.source}: got spans, want a LUKE for them; leave the spans out")

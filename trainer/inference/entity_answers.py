@@ -24,7 +24,7 @@ from trainer.inference.task_logits import with_head
 from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
 from trainer.mention_lines import Span, check
-from trainer.texts import InputError
+from trainer.texts import InputError, check_list
 
 Titles = Sequence[Sequence[str | None] | None]
 
@@ -231,6 +231,7 @@ def _tuned(loaded: Loaded, head: str, what: str, task: str) -> Tuned:
 
 
 def _check_spans(texts: Sequence[str], spans: Sequence[Sequence[Span]], task: str | None) -> None:
+  check_list(texts)
   if len(spans) != len(texts):
     raise InputError(f"spans: got those of {len(spans)} texts, want {len(texts)}; give a list for each text")
   for i, (text, own) in enumerate(zip(texts, spans)):

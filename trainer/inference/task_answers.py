@@ -29,7 +29,7 @@ from trainer.inference.task_logits import (
 )
 from trainer.inference.tuned import Tuned
 from trainer.loading import Loaded
-from trainer.texts import InputError
+from trainer.texts import InputError, check_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,7 @@ def classify(
     InputError: the model has no such head, wants pairs or no pairs, or a text is longer.
   """
   own = with_head(loaded, *TEXTS)
+  check_list(texts)
   names = own.names()
   if top != 1 and not 1 <= top <= len(names):
     raise InputError(f"top: got {top}, want a number from 1 to {max(len(names), 1)}, the classes that there are")
@@ -154,9 +155,11 @@ def choose(
     InputError: the model has no such head, fewer than two choices, or a text is longer.
   """
   own = with_head(loaded, *CHOICES)
+  check_list(texts)
   if len(choices) != len(texts):
     raise InputError(f"choices: got those of {len(choices)} texts, want {len(texts)}; give a list for each text")
   for i, each in enumerate(choices, 1):
+    check_list(each, f"choices of text {i}")
     if len(each) < 2:
       raise InputError(f"text {i}: got {len(each)} choices, want two at least")
   pairs = zip(texts, choices, strict=True)
@@ -187,6 +190,7 @@ def tag(
     InputError: the model has no such head, or a word is longer than a row.
   """
   own = with_head(loaded, *WORDS)
+  check_list(texts)
   names, plain = own.names(), "space" if own.words is None else own.words.tokenizer.split
   divided = Words(SPECIALS, split=checked_split(plain if split is None else split)).encode(list(texts))
   places = [encoding.offsets.tolist() for encoding in divided]

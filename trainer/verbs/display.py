@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+EVERY = 10.0  # seconds
+
 
 @dataclasses.dataclass
 class Meter:
@@ -21,6 +23,9 @@ class Meter:
 
   advance: Callable[[int], None]
   unit: str = "texts"
+  total: int = 0
+  silent: bool = False  # where a bar shows it
+  told: float = dataclasses.field(default_factory=lambda: time.monotonic())
   texts: int = 0
   tokens: int = 0
   started: float = dataclasses.field(default_factory=time.monotonic)
@@ -28,6 +33,9 @@ class Meter:
   def __call__(self, texts: int, tokens: int) -> None:
     self.texts, self.tokens = self.texts + texts, self.tokens + tokens
     self.advance(texts)
+    if not self.silent and time.monotonic() - self.told > EVERY:
+      self.told = time.monotonic()
+      print(f"{self.texts:,} of {self.total:,} {self.unit}", file=sys.stderr)
 
   def summary(self) -> dict[str, Any]:
     """Counts and rates; one line of them on stderr too."""
@@ -44,7 +52,7 @@ class Meter:
 
 @contextlib.contextmanager
 def metered(texts: int, unit: str = "texts") -> Iterator[Meter]:
-  """A Meter, and a bar on a terminal."""
+  """A Meter, and a bar on a terminal; elsewhere a line on stderr every EVERY seconds."""
   columns = (
     *Progress.get_default_columns()[:2],
     TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
@@ -53,7 +61,7 @@ def metered(texts: int, unit: str = "texts") -> Iterator[Meter]:
   )
   with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
     task = bar.add_task("running", total=texts)
-    yield Meter(lambda done: bar.advance(task, done), unit)
+    yield Meter(lambda done: bar.advance(task, done), unit, texts, silent=sys.stderr.isatty())
 
 
 def show(records: Sequence[dict[str, Any]], title: Callable[[dict], str], rows: Callable[[dict], list[dict]]) -> None:
@@ -64,7 +72,8 @@ def show(records: Sequence[dict[str, Any]], title: Callable[[dict], str], rows: 
     return
   console = Console(markup=False, highlight=False, emoji=False)  # a text may look like markup: [MASK]
   for record in records:
-    table = Table(title=title(record), title_justify="left")
+    console.print(title(record), style="italic")  # a table's own title would be as narrow as the table
+    table = Table()
     lines = rows(record)
     for name in lines[0] if lines else ():
       table.add_column(name)

@@ -104,14 +104,15 @@ def answer(flags: argparse.Namespace) -> dict[str, Any]:
   options = (flags.top, flags.null_threshold, flags.batch_size, flags.max_length)
   questions, contexts = map(list, zip(*pairs))
   with metered(len(pairs), "questions") as meter:
-    found = inference.answer(model, questions, contexts, *options, meter)
+    found = inference.answer(model, questions, contexts, *options, meter, flags.cut)
   summary = meter.summary()
   records = []
   for question, each in zip(questions, found, strict=True):
     odds = {} if each.null_odds is None else {"null_odds": each.null_odds}
     answers = [dataclasses.asdict(one) for one in each.answers]
-    records.append({"question": question, "answer": each.text, "answers": answers, **odds})
+    records.append({"question": question, "answer": each.text, "answers": answers, **odds, "cut": each.cut})
   show(records, lambda record: f"{record['question']} {record['answer'] or 'no answer'}", _answers)
+  warn([f"question {i} is cut" for i, each in enumerate(found, 1) if each.cut])
   return {"model": model.source, **summary, "unanswered": sum(not each.text for each in found)}
 
 
