@@ -18,6 +18,7 @@ from trainer.command import USER_ERROR, Flag, parse_or_exit
 from trainer.config import to_json
 from trainer.console import set_up_logging
 from trainer.host_memory import keep_freed_memory
+from trainer.rules import ConfigError
 from trainer.seeds import read_seeds, train_seeds
 
 EXIT_FAILED = 3
@@ -33,10 +34,22 @@ FLAGS = (
 )
 
 
+def check_flags(flags: Any, overrides: dict[str, str]) -> None:
+  """Refuses flags that do not go together, before the config is read; raises ConfigError."""
+  from trainer.texts import seeds_of
+
+  if not read_seeds(flags.seeds):
+    if not flags.dry_run and (runs := seeds_of(Path(flags.workdir))):
+      raise ConfigError(f"flag --workdir: {flags.workdir} holds the runs of --seeds, want {runs}; or another folder")
+  elif "seed" in overrides:
+    raise ConfigError(f"flag --seeds: got {flags.seeds} and --config.seed={overrides['seed']}, want one of them")
+
+
 def main() -> int:
   """Reads the command line before anything heavy is imported, then runs."""
   set_up_logging(sys.stderr.isatty())
-  command = parse_or_exit(FLAGS, __doc__.splitlines()[0])
+  command = parse_or_exit(FLAGS, __doc__.splitlines()[0], check_flags)
+  seeds = read_seeds(command.flags.seeds)
   keep_freed_memory()
   import jax
 
@@ -50,7 +63,7 @@ def main() -> int:
 
       print(json.dumps(dry_run(command.config)))
       return 0
-    workdir, seeds, options = Path(command.flags.workdir), read_seeds(command.flags.seeds), _options(command.flags)
+    workdir, options = Path(command.flags.workdir), _options(command.flags)
     if seeds:
       run = lambda config, workdir: train(config, workdir, **options)
       summary, stopped = train_seeds(command.config, workdir, seeds, run)
@@ -138,7 +151,8 @@ def _summary(config: Any, workdir: Path, feed: Any, loop: Any, digest: str) -> d
     figures |= {name: value for name, value in last.items() if name.startswith("test/")}
   if config.select_by and (best := MetricLog.best(workdir, config.select_by)):
     figures |= {"best/step": best[0], f"best/{config.select_by}": best[1]}
-  logging.info("done: step %d, %s", loop.step, ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k))
+  shown = {name: value for name, value in figures.items() if "loss" in name or name.startswith(("best/", "test/"))}
+  logging.info("done: step %d, %s", loop.step, ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
   summary = {"step": loop.step, "workdir": str(workdir), "state_sha256": digest, "metrics": figures}
   return summary | ({"predictions": str(workdir / FOLDER)} if concluded and feed.answers else {})
 

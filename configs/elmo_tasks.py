@@ -79,7 +79,7 @@ def get_config(variant="wnut17"):
   config.dtype = ""  # that of init_from; float32 for AllenNLP's files and without
   config.eval_every = 0  # 0 = once an epoch
   config.save_every = 0  # 0 = once an epoch
-  config.log_every = 50
+  config.log_every = 0  # 0 = 50, or a tenth of the steps if that is fewer
   answers = head == "answer"
   if answers and chosen.get("network") == "linear":
     raise common.VariantError(f"setting 'network': got linear for {name}, want lstm: a passage has to be read")

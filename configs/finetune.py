@@ -37,7 +37,8 @@ Tasks and their settings, after the task:
 
     model=bert | roberta | albert | electra_small | electra | electra_large | spanbert | luke | elmo
                          the numbers that were published with this encoder, and only such a one to start from; without:
-                         LUKE's for entities and answers, BERT's for other tasks. elmo: configs/elmo_tasks.py
+                         LUKE's for entities and answers, BERT's for other tasks. elmo: configs/elmo_tasks.py, with
+                         its settings instead of those below
     init=DIR             init_from
     head=tag             a tag a word for LUKE too
     queries=4 | 1        entity-aware attention, or ordinary attention. By default LUKE has 4 and mLUKE 1
@@ -223,10 +224,13 @@ SETTINGS = {"queries": ("1", "4"), "model": (*PUBLISHED, "elmo"), "head": ("tag"
 def get_config(variant="semeval"):
   parts = [part.strip() for part in variant.split(",")]
   source = [part.removeprefix("init=") for part in parts if part.startswith("init=")]
-  name, chosen = common.parse_variant(",".join(p for p in parts if not p.startswith("init=")), TASKS, SETTINGS)
   if len(source) > 1:
     raise common.VariantError(f"variant {variant!r}: setting 'init' is given twice")
-  config = _words(name, chosen) if chosen.get("model") == "elmo" else _pieces(name, chosen)
+  parts = [part for part in parts if not part.startswith("init=")]
+  if "model=elmo" in parts[1:]:
+    config = _words([part for part in parts if part != "model=elmo"])
+  else:
+    config = _pieces(*common.parse_variant(",".join(parts), TASKS, SETTINGS))
   config.init_from = source[0] if source else ""
   return config
 
@@ -242,14 +246,12 @@ def get_grid(variant="sst2,model=bert"):
   return found
 
 
-def _words(name, chosen):
-  """The recipe of networks on ELMo, which have settings of their own."""
-  if name not in elmo_tasks.RECIPES:
+def _words(parts):
+  """The recipe of networks on ELMo, with the settings that these have."""
+  if parts[0] in TASKS and parts[0] not in elmo_tasks.RECIPES:
     known = ", ".join(elmo_tasks.RECIPES)
-    raise common.VariantError(f"task {name}: model=elmo has no network for it, want one of {known}")
-  if other := sorted(chosen.keys() - {"model"}):
-    raise common.VariantError(f"setting {other[0]!r}: model=elmo has none; configs/elmo_tasks.py:{name} has its own")
-  return elmo_tasks.get_config(name)
+    raise common.VariantError(f"task {parts[0]}: model=elmo has no network for it, want one of {known}")
+  return elmo_tasks.get_config(",".join(parts))
 
 
 def _pieces(name, chosen):
@@ -263,7 +265,7 @@ def _pieces(name, chosen):
   config.dtype = ""  # that of init_from; bfloat16 for published weights
   config.eval_every = 0  # 0 = once an epoch
   config.save_every = 0  # 0 = once an epoch
-  config.log_every = 50
+  config.log_every = 0  # 0 = 50, or a tenth of the steps if that is fewer
   config.task = common.ConfigDict()
   config.task.name = name
   config.task.dir = ""  # folder of the task's files, or tfds:NAME (data/tasks/tfds_source.py)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_config_errors import line_of
+from train import check_flags
 from trainer.command import Flag, parse_command
 from trainer.rules import ConfigError
 
@@ -89,3 +90,19 @@ def test_help_names_the_flags():
   assert done.returncode == 0
   assert "--workdir" in done.stdout
   assert "--config.KEY=VALUE" in done.stdout
+
+
+def test_runs_of_seeds_and_a_run_of_one_are_kept_apart(tmp_path):
+  """Before the config is read, which may take as long as its task's files are large."""
+  flags = (FLAGS[0], Flag("seeds", "", "seeds"), Flag("dry_run", False, "nothing is trained"))
+  checked = lambda *more: parse_command([GOOD[0], f"--workdir={tmp_path}", *more], flags, check_flags)
+  assert checked("--seeds=0,1").flags.seeds == "0,1"
+  with pytest.raises(ConfigError, match="--seeds: got 0,1 and --config.seed=3, want one of them"):
+    checked("--seeds=0,1", "--config.seed=3")
+  with pytest.raises(ConfigError, match="--seeds: got 'abc', want different whole numbers"):
+    checked("--seeds=abc")
+  (tmp_path / "seed-0").mkdir()
+  (tmp_path / "seed-0" / "config.json").write_text("{}")
+  with pytest.raises(ConfigError, match="holds the runs of --seeds, want one of its runs: .*seed-0; or another folder"):
+    checked()
+  assert checked("--dry_run").flags.dry_run

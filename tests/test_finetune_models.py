@@ -312,6 +312,8 @@ def test_a_variant_says_where_to_start_and_an_elmo_has_its_own_recipe(place):
   assert finetune.get_config("sst2,init=runs/bert,model=bert").init_from == "runs/bert"
   elmo = finetune.get_config("sst2,model=elmo,init=runs/elmo")
   assert (elmo.model.name, elmo.objective.kind, elmo.init_from) == ("elmo_task", "classify", "runs/elmo")
+  own = finetune.get_config("sst2,model=elmo,vectors=tuned,place=both")  # the settings of networks on ELMo
+  assert (own.task.word_vectors, own.model.place) == ("tuned", "both")
   own = config(place, "bert", "sst2", f",model=bert,init={started(place, 'bert')}", model__dropout=0.3)
   validate(own)
   assert own.model.dropout == 0.3 and own.model.hidden == 32
@@ -326,8 +328,10 @@ def test_a_variant_says_where_to_start_and_an_elmo_has_its_own_recipe(place):
     ("bert", "rte", ",head=tag", {}, "task rte: got head 'tag', want one of classify, words_pair"),
     ("bert", "rte", "", {"task__head": "spans"}, "task.head: got 'spans', want tag, or empty for that of the task"),
     ("bert", "embed", "", {"micro_batches": 2}, "micro_batches: got 2, want 1: embed ranks all second texts"),
-    ("bert", "stsb", ",model=elmo", {}, "task stsb: model=elmo has no network for it, want one of conll2003, wnut17"),
-    ("bert", "sst2", ",model=elmo,head=tag", {}, "setting 'head': model=elmo has none; configs/elmo_tasks.py:sst2"),
+    ("bert", "semeval", ",model=elmo", {}, "task semeval: model=elmo has no network for it, want one of conll2003"),
+    ("bert", "sst2", ",model=elmo,head=tag", {}, "variant 'sst2,head=tag': unknown setting 'head'"),
+    ("bert", "sst2", "", {"task.name": "cola"}, "task.name: is set, want it left out: say cola in the variant"),
+    ("bert", "sst2", "", {"model.layers": 3}, "model.layers: is set, want it left out: the sizes are those of"),
     ("bert", "sst2", ",model=bort", {}, "model='bort'; did you mean bert or"),
     ("bert", "sst2", ",init=a,init=b", {}, "setting 'init' is given twice"),
   ],

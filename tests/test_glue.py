@@ -218,7 +218,7 @@ def test_a_wrong_line_is_named(name, old, new, says, tmp_path):
 
 def test_an_empty_file_is_named(tmp_path):
   for name in ("sst2", "cola", "sst5"):
-    refused(registry.find(name).read, write(tmp_path, []), "{}, line 1: got the columns ")
+    refused(registry.find(name).read, write(tmp_path, []), "{}: is empty, want ['sentence'] in columns")
 
 
 # The sentiment tree-bank
@@ -343,7 +343,8 @@ def test_a_task_is_put_to_another_head():
   heads = {name: {task.head, *task.others} for name, task in registry.TASKS.items()}
   assert heads["wnut17"] == heads["conll2003"] == {"spans", "tag", "words_tag"}
   assert heads["sst2"] == heads["sst5"] == heads["cola"] == {"classify", "words_classify"}
-  assert heads["stsb"] == {"regress"} and heads["squad"] == {"answer"} and heads["qqp"] == {"classify", "words_pair"}
+  assert heads["stsb"] == {"regress", "words_regress"} and heads["qqp"] == {"classify", "words_pair"}
+  assert heads["squad"] == {"answer", "words_answer"} and heads["swag"] == {"choose", "words_choose"}
 
 
 # Real files

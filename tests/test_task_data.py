@@ -339,7 +339,7 @@ def test_what_is_held_out_of_a_damaged_training_file_is_whole(tmp_path):
     ("sst2", {}, "{}/train.tsv: no such file, want the official one, or name it: task.train, task.dev, task.test"),
     ("sst2", {"dev.tsv": "sentence\na\n"}, "{}/dev.tsv, line 2: says no answer, want one to score against"),
     ("sst2", {"train.tsv": "sentence\na\n", "dev.tsv": "sentence\tlabel\na\t1\n"},
-     "{}/train.tsv, line 2: says no answer, want one to train on; this file is for predictions only"),
+     "{}/train.tsv, line 2: says no answer, want one to train on, in a column or field 'label'; use a file"),
     ("swag", {"train.csv": SWAG, "val.csv": SWAG}, "{}/train.csv, line 2: says no answer, want one to train on"),
     ("squad", {"train-v1.1.json": (), "dev-v1.1.json": ("q", "p")},
      "{}/train-v1.1.json, article 0, question open: says no answer, want one to train on"),

@@ -215,7 +215,11 @@ def stepped(objective, transform=sgd, rate=0.1, steps=1, **settings):
 
 @pytest.mark.parametrize(
   "changes",
-  [{"vectors": 0, "encoder": "none"}, {"head": "answer", "labels": ()}, {"head": "choose", "labels": ()}],
+  [
+    {"vectors": 0, "encoder": "none"},
+    pytest.param({"head": "answer", "labels": ()}, marks=pytest.mark.slow),
+    pytest.param({"head": "choose", "labels": ()}, marks=pytest.mark.slow),
+  ],
 )
 def test_micro_batches_give_the_same_update(changes):
   """Of sentences of unlike lengths, with the mix's penalty."""

@@ -43,6 +43,9 @@ class RunLock:
       self._forget()
       holder = _holder(self._path)
       raise LockError(f"workdir {self._path.parent} is in use by {holder}; stop it or use another") from None
+    except (FileExistsError, NotADirectoryError):
+      self._forget()
+      raise LockError(f"workdir {self._path.parent}: is a file or lies in one, want a folder") from None
     except OSError as error:
       self._forget()
       raise LockError(f"cannot lock {self._path}: {error.strerror}; want a writable disk with flock") from error

@@ -45,8 +45,11 @@ def read_text(path: Path | RecordFile) -> str:
     return path.read_text(encoding="utf-8-sig")
   except FileNotFoundError:
     raise TaskError(f"{path}: no such file, want a file of the task; see which files its folder must have") from None
-  except (OSError, UnicodeDecodeError) as error:
-    raise TaskError(f"{path}: cannot be read as UTF-8 text ({error}): fetch it again") from None
+  except OSError as error:
+    raise TaskError(f"{path}: cannot be read ({error.strerror}), want a file of the task that you may read") from None
+  except UnicodeDecodeError as error:
+    line = error.object.count(b"\n", 0, error.start) + 1
+    raise TaskError(f"{path}, line {line}: got {error.reason}, want UTF-8 text; fetch it again") from None
 
 
 def read_lines(path: Path | RecordFile) -> Iterator[Line]:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from data import draws
-from data.tasks import predictions, registry
+from data.tasks import predictions, registry, tfds_source
 from data.tasks.files import RecordFile, check_unicode, digest
+from data.tasks.glue import TextReader
 from data.tasks.rows import TaskError
 from data.tasks.texts import both_orders
 from trainer.rules import ConfigError
@@ -142,6 +143,9 @@ def task_data(config: Any, form: Form) -> TaskData:
   t = config.task
   if not t.dir:
     raise ConfigError(f"config key task.dir: is empty, want the folder of {t.name}'s files or tfds:NAME")
+  if not t.dir.startswith(tfds_source.PREFIX) and not Path(t.dir).is_dir():
+    got = "is a file" if Path(t.dir).exists() else "no such folder"
+    raise ConfigError(f"config key task.dir: {t.dir}: {got}, want the folder of {t.name}'s files or tfds:NAME")
   if t.dev and t.dev_share:
     raise ConfigError(
       f"config key task.dev_share: got {t.dev_share:g} with task.dev={t.dev}, want 0: there is a dev file"
@@ -165,6 +169,8 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
     train, dev = _divided(task, examples, settings.dev_share)
   else:
     train, dev = examples, _load(task, settings, "dev")
+  if not settings.dev_share and settings.file("dev") == settings.file("train"):
+    logging.warning("task %s: the dev file is the training file: its figures are of what was trained on", task.name)
   labels = tuple(task.label_list(examples))  # of the whole file: neither a limit nor a split hides a class
   for label in labels:
     check_unicode(label, "label", f"{settings.file('train')}")
@@ -173,7 +179,7 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
   if not train or not dev:
     raise TaskError(f"task {task.name}: got {len(train)} examples to train on, {len(dev)} held out; want some")
   if not task.unlabelled and (unknown := _unknown(task, train)):
-    raise TaskError(f"{unknown[0].where}: says no answer, want one to train on; this file is for predictions only")
+    raise TaskError(f"{unknown[0].where}: says no answer, want one to train on{_field(task)}; use a file with labels")
   logging.info("task %s: %s examples to train on, %s held out", task.name, f"{len(train):,}", f"{len(dev):,}")
   rows = form.builder(examples)
   held = {"dev": (task, dev)}
@@ -190,6 +196,11 @@ def _read(settings: _Settings, key: _ByDigest) -> TaskData:
     logging.info("task %s: %s says no answers: it is answered at the end, not scored", task.name, settings.file("test"))
     blind[answered] = _built(task, test, rows(test, labels), settings)
   return TaskData(task, labels, rows(train, labels), *own, splits, blind, _fingerprint(settings, form))
+
+
+def _field(task: registry.Task) -> str:
+  """Where texts have their label, for messages."""
+  return f", in a column or field {task.read.label!r}" if isinstance(task.read, TextReader) else ""
 
 
 def _unknown(task: registry.Task, part: list) -> list:
@@ -209,7 +220,8 @@ def _only_answered(task: registry.Task, test: list, settings: _Settings) -> str:
 def _held(task: registry.Task, part: list, rows: Builder, labels: tuple[str, ...], settings: _Settings) -> Split:
   """A file that is scored; all that is wrong with it is said now."""
   if unknown := _unknown(task, part):
-    raise TaskError(f"{unknown[0].where}: says no answer, want one to score against; use a file with labels")
+    want = f"want one to score against{_field(task)}; use a file with labels"
+    raise TaskError(f"{unknown[0].where}: says no answer, {want}")
   return _built(task, part, _scored(task, part, rows, labels), settings)
 
 

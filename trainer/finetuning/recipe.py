@@ -52,7 +52,9 @@ ALIKE = {"spanbert": "bert"}  # whose files say that they are the other's
 TABLES = ("^embeddings/", "^entity_embeddings/", "^(discriminator/)?projection/")
 FREEZE = {"": (), "embeddings": TABLES, "encoder": (*TABLES, "^(discriminator/)?layers/")}
 # Keys that `complete` fills where they stand at their recipe's 0 or "".
-OPEN = ("data.length", "dtype", "eval_every", "save_every", "steps")
+OPEN = ("dtype", "eval_every", "log_every", "save_every", "steps")
+LOG_EVERY = 50
+SIZES = tuple(f"model.{name}" for name in ("layers", "hidden", "heads", "ffn", "embedding"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,10 +148,14 @@ def complete(config: ConfigDict, said: Collection[str] = ()) -> None:
   Raises:
     ConfigError: no weights to start from, a key that is not the user's to set, or files that cannot be used.
   """
-  for key, value in flatten(config).items():
-    if key not in OPEN or value:
-      check_value(key, value)
   words = config.objective.name == WORDS
+  for key, value in flatten(config).items():
+    if key not in (*OPEN, *(() if words else ("data.length",))) or value:
+      check_value(key, value)
+  if "task.name" in said:
+    raise ConfigError(
+      f"config key task.name: is set, want it left out: say {config.task.name} in the variant, which has its numbers"
+    )
   for key in ("labels",) if words else ("kind", "labels"):
     if config.objective[key]:
       raise ConfigError(
@@ -165,6 +171,8 @@ def complete(config: ConfigDict, said: Collection[str] = ()) -> None:
 def _complete(config: ConfigDict, said: Collection[str]) -> TaskData:
   """Fills what follows from an encoder of pieces."""
   start, task = pretrained(config.init_from), registry.find(config.task.name)
+  if own := [key for key in SIZES if key in said and not config.task.fresh]:
+    raise ConfigError(f"config key {own[0]}: is set, want it left out: the sizes are those of init_from")
   config.objective.kind = _head(config, start, task)
   _check_start(config, start)
   if target_scale(config) != 1.0 and config.objective.kind != "regress":
@@ -204,6 +212,7 @@ def _finish(config: ConfigDict, data: TaskData) -> None:
   epoch = data.epoch_size(config.batch_size)
   config.steps = config.steps or epoch * config.task.epochs
   config.eval_every, config.save_every = config.eval_every or epoch, config.save_every or epoch
+  config.log_every = config.log_every or min(LOG_EVERY, max(1, config.steps // 10))
   config.optimizer.warmup_steps = config.optimizer.warmup_steps or int(config.task.warmup * config.steps)
   if (frozen := _frozen(config)) and not config.stages:
     config.stages = ({"steps": config.steps, "freeze": frozen},)
