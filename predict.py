@@ -32,14 +32,15 @@ and an ELMo on whole words:
     python predict.py neighbors --model=DIR --word=play --corpus=FILE|FOLDER|demo
                                 --sentence="They signed to do a Broadway play ." --vectors=glove.txt
 
-DIR is a workdir of train.py (a task's network on an ELMo classifies and tags), or a folder of published weights in
-Hugging Face's layout, or AllenNLP's of an ELMo (options.json, weights.hdf5; its texts are divided into words at marks,
-or with --split=space where they were divided before). FILE has one text a line (pair, classify: FIRST<tab>SECOND), - is
-stdin. Lines of relate and type, and of FILE.jsonl, are JSON: {"text": "...", "spans": [[0, 7], [17, 28]],
-"entities": ["Beyoncé", null]}, where null = masked; of classify {"text", "second"}, of answer {"question", "context"},
-of choose {"text", "choices"}. Titles of an mLUKE are English, or name their language ("de:Berlin"). Answers are tables
-on a terminal and JSON lines elsewhere; the last line on stdout is a JSON summary. Speed is told on stderr, and spans
-that cut a word or are lost. Wrong input ends with one line on stderr and exit status 2.
+DIR is a workdir of train.py (a task's network on an ELMo classifies, tags, answers and chooses), or a folder of
+published weights in Hugging Face's layout, or AllenNLP's of an ELMo (options.json, weights.hdf5; its texts are
+divided into words at marks, or with --split=space where they were divided before). FILE has one text a line (pair,
+classify: FIRST<tab>SECOND), - is stdin. Lines of relate and type, and of FILE.jsonl, are JSON: {"text": "...",
+"spans": [[0, 7], [17, 28]], "entities": ["Beyoncé", null]}, where null = masked; of classify {"text", "second"}, of
+answer {"question", "context"}, of choose {"text", "choices"}. Titles of an mLUKE are English, or name their language
+("de:Berlin"). Answers are tables on a terminal and JSON lines elsewhere; the last line on stdout is a JSON summary.
+Speed is told on stderr, and spans that cut a word or are lost. Wrong input ends with one line on stderr and exit
+status 2.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ def test_a_search_that_nobody_published_is_refused(source, texts, part):
   "source, name, value, part",
   [
     (BASE, "mixtures", "1", "unknown setting 'mixtures'"),
+    (BASE, "optimizer.lrr", "1", "optimizer.lr"),
     (BASE, "optimizer.lr", "fast", "optimizer.lr: got 'fast', want a number"),
     (BASE, "optimizer.lr", "-1", "optimizer.lr: got -1.0, want a finite number above 0"),
     ("configs/bert.py", "length", "64", "has no key length"),

@@ -146,6 +146,7 @@ def test_a_folder_as_allennlp_has_it_will_do(run, tmp_path):
     ("wnut17", {"init_from": "nowhere"}, "init_from: got 'nowhere', want a run of configs/elmo.py"),
     ("wnut17", {"task__dir": ""}, "task.dir: is empty, want the folder of wnut17's files"),
     ("wnut17", {"task__dev": "none"}, "none: no such file, want the official one"),
+    ("wnut17,vectors=frozen", {"init_from": "nowhere"}, "init_from: got 'nowhere', want a run of configs/elmo.py"),
     ("wnut17,vectors=frozen", {}, "task.vectors: is empty with task.word_vectors=frozen, want a file of GloVe's"),
     ("wnut17,vectors=none", {"task__vectors": "a.txt"}, "task.vectors: got 'a.txt' with task.word_vectors=none"),
     ("wnut17", {"task__vectors": "none.txt"}, "none.txt: cannot be read"),

@@ -112,7 +112,7 @@ def _changed(
   size, *settings = variant.split(",")
   chosen, own = dict(setting.partition("=")[::2] for setting in settings), dict(overrides)
   for name, value in changes:
-    (own if name in keys else chosen)[name] = value
+    (own if name in keys or "." in name else chosen)[name] = value  # no setting has a dot: a key that there is not
   if chosen and not variant:
     raise ConfigError(f"flag --vary: {source} has no key {[*chosen][0]}, want a key, or a setting of {path}:VARIANT")
   return load(":".join([path, ",".join([size, *map("=".join, chosen.items())])]) if variant else source, own)

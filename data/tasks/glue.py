@@ -85,7 +85,7 @@ class TextReader:
     lines = ((where, line.split("\t")) for where, line in read_lines(path) if line)
     where, first = next(lines, (f"{path}, line 1", []))
     names: Sequence[str] = first
-    if first == [""] or not first:
+    if not first:
       raise TaskError(f"{path}: is empty, want {list(self.texts)} in columns; fetch the file again")
     if not set(self.texts) <= set(first):
       names = self.bare

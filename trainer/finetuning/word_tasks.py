@@ -105,12 +105,12 @@ def complete(config: ConfigDict) -> TaskData:
   """
   if config.objective.kind not in FORMS:
     raise ConfigError(f"config key objective.kind: got {config.objective.kind!r}, want one of {', '.join(FORMS)}")
-  _check_vectors(config)
   config.model.bilm, dtype = ConfigDict(), "float32"
   if config.model.place != "none":
     config.model.bilm, dtype = bilm_of(config.init_from)
     if config.task.bilm == "frozen":
       config.model.bilm.dropout = 0.0  # the vectors of a word do not change
+  _check_vectors(config)
   config.dtype = config.dtype or dtype
   data = task_data(config, _form(config))
   try:
