@@ -136,7 +136,7 @@ def _word_task_contradictions(config: ConfigDict) -> Iterator[str]:
   if model.mixture.isdecimal() and model.bilm and int(model.mixture) > model.bilm.layers:
     yield f"model.mixture is {model.mixture}, want a layer from 0 to {model.bilm.layers}, those of init_from"
   if model.layer_norm and model.place != "none" and config.micro_batches > 1:
-    yield (f"micro_batches is {config.micro_batches}, want 1 with model.layer_norm, which reads the whole batch")
+    yield f"micro_batches is {config.micro_batches}, want 1 with model.layer_norm, which reads the whole batch"
   if config.objective.kind == "answer" and model.encoder == "none":
     yield "model.encoder is none, want lstm with objective.kind = answer: a passage has to be read"
   if config.objective.kind not in unnamed and len(config.objective.labels) < 2:

@@ -42,7 +42,7 @@ class WordShape:
     index = np.zeros((wanted, max(len(row.sentences) for row in rows), width), np.int32)
     lengths = np.zeros(index.shape[:2], np.int32)
     counts = np.array([len(row.labels) for row in rows])
-    tags = isinstance(rows[0].window, np.ndarray)  # a label a word; others have a few labels, all rows as many
+    tags = isinstance(rows[0].window, np.ndarray)  # a label a word; others have a few
     labels = np.zeros((wanted, width - 2 if tags else max(counts)), np.int32)
     weights = np.zeros(labels.shape, np.float32)
     several = None if rows[0].several is None else np.zeros((*labels.shape, 1), np.float32)
